@@ -1,0 +1,19 @@
+"""The errors that a user can cause, each one line long: what is wrong, where, and the remedy."""
+
+
+class CryogradError(Exception):
+    """Bad input, reported as ``error: what, where, remedy`` with exit status 2.
+
+    Parameters
+    ----------
+    what
+        What is wrong, without a final full stop.
+    where
+        The file, column, image or option that it concerns.
+    remedy
+        What the user can do about it.
+    """
+
+    def __init__(self, what: str, where: object, remedy: str) -> None:
+        self.what, self.where, self.remedy = what, str(where), remedy
+        super().__init__(f"{what}, {where}, {remedy}")

@@ -1,0 +1,152 @@
+"""Centred Fourier transforms and the half-disc of coefficients that every image is reduced to.
+
+Transforms are unnormalised and centred on voxel ``size // 2``. Images and volumes are indexed yx and zyx.
+Of each pair of conjugate coefficients one is kept: kx > 0, or kx = 0 and ky > 0.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HalfDisc:
+    """Fourier coefficients of an image up to a radius, one of each conjugate pair, sorted by radius.
+
+    Because they are sorted by radius, a smaller disc is a prefix of a larger one. DC is excluded.
+
+    Parameters
+    ----------
+    radius
+        Largest distance from the origin in Fourier pixels, 1 / (box × pixel size).
+    """
+
+    radius: float
+
+    @cached_property
+    def frequencies(self) -> np.ndarray:
+        """Integer (kx, ky) of each coefficient in Fourier pixels, shape (K, 2)."""
+        r = int(np.floor(self.radius))
+        ky, kx = np.meshgrid(np.arange(-r, r + 1), np.arange(0, r + 1), indexing="ij")
+        keep = ((kx > 0) | (ky > 0)) & (kx**2 + ky**2 <= self.radius**2)
+        k = np.stack([kx[keep], ky[keep]], axis=-1)
+        order = np.lexsort((k[:, 1], k[:, 0], (k**2).sum(axis=1)))
+        return k[order]
+
+    @cached_property
+    def shells(self) -> np.ndarray:
+        """Nearest integer radius of each coefficient, shape (K,)."""
+        return np.rint(np.hypot(*self.frequencies.T)).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.frequencies)
+
+
+@dataclass(frozen=True)
+class HalfBall:
+    """Fourier coefficients of a volume up to a radius, one of each conjugate pair, and DC.
+
+    Parameters
+    ----------
+    radius
+        Largest distance from the origin in Fourier pixels.
+    """
+
+    radius: float
+
+    @cached_property
+    def frequencies(self) -> np.ndarray:
+        """Integer (kx, ky, kz) of each coefficient in Fourier pixels, shape (K, 3)."""
+        r = int(np.floor(self.radius))
+        kz, ky, kx = np.meshgrid(
+            np.arange(-r, r + 1), np.arange(-r, r + 1), np.arange(0, r + 1), indexing="ij"
+        )
+        half = (kx > 0) | ((kx == 0) & ((ky > 0) | ((ky == 0) & (kz >= 0))))
+        keep = half & (kx**2 + ky**2 + kz**2 <= self.radius**2)
+        return np.stack([kx[keep], ky[keep], kz[keep]], axis=-1)
+
+    @cached_property
+    def shells(self) -> np.ndarray:
+        """Nearest integer radius of each coefficient, shape (K,)."""
+        return np.rint(np.sqrt((self.frequencies**2).sum(axis=1))).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.frequencies)
+
+
+def fourier_2d(images: Tensor) -> Tensor:
+    """Centred half-plane transforms (..., L, L//2 + 1) of real images (..., L, L); ky in FFT order."""
+    return torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+
+
+def fourier_3d(volume: Tensor) -> Tensor:
+    """Centred half-space transform (..., L, L, L//2 + 1) of a real volume (..., L, L, L); kz, ky in FFT order."""
+    return torch.fft.rfftn(torch.fft.ifftshift(volume, dim=(-3, -2, -1)), dim=(-3, -2, -1))
+
+
+def inverse_fourier_2d(spectrum: Tensor, size: int) -> Tensor:
+    """Real images (..., L, L) of the half-plane transforms that `fourier_2d` gives."""
+    return torch.fft.fftshift(torch.fft.irfft2(spectrum, s=(size, size)), dim=(-2, -1))
+
+
+def inverse_fourier_3d(spectrum: Tensor, size: int) -> Tensor:
+    """Real volume (..., L, L, L) of the half-space transform that `fourier_3d` gives."""
+    volume = torch.fft.irfftn(spectrum, s=(size, size, size), dim=(-3, -2, -1))
+    return torch.fft.fftshift(volume, dim=(-3, -2, -1))
+
+
+def pack_disc(spectrum: Tensor, disc: HalfDisc) -> Tensor:
+    """Coefficients (..., K) of half-plane transforms (..., L, L//2 + 1) on a half-disc."""
+    kx, ky = torch.as_tensor(disc.frequencies, device=spectrum.device).unbind(-1)
+    return spectrum[..., ky % spectrum.shape[-2], kx]
+
+
+def unpack_disc(coefficients: Tensor, disc: HalfDisc, size: int) -> Tensor:
+    """Real images (..., L, L) whose transforms hold the given coefficients and are zero elsewhere."""
+    kx, ky = torch.as_tensor(disc.frequencies, device=coefficients.device).unbind(-1)
+    shape = (*coefficients.shape[:-1], size, size // 2 + 1)
+    spectrum = torch.zeros(shape, dtype=coefficients.dtype, device=coefficients.device)
+    spectrum[..., ky % size, kx] = coefficients
+    axis = kx == 0
+    spectrum[..., (-ky[axis]) % size, 0] = coefficients[..., axis].conj()
+    return inverse_fourier_2d(spectrum, size)
+
+
+def radius_grid(size: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Distance of every coefficient of a half-space transform from the origin in Fourier pixels."""
+    full = torch.fft.fftfreq(size, 1.0 / size, device=device, dtype=torch.float64)
+    half = torch.arange(size // 2 + 1, device=device, dtype=torch.float64)
+    grids = torch.meshgrid(*[full] * (ndim - 1), half, indexing="ij")
+    return torch.sqrt(sum((g**2 for g in grids), torch.zeros((), device=device, dtype=torch.float64)))
+
+
+def resize_volume(volume: Tensor, size: int) -> Tensor:
+    """Crop or zero-pad a real cubic volume in Fourier space to another sampling of the same extent.
+
+    Values are kept: a smooth density has the same values on the finer or coarser grid.
+    """
+    old = volume.shape[-1]
+    if size == old:
+        return volume
+    spectrum = torch.fft.fftshift(fourier_3d(volume), dim=(-3, -2))
+    # Nyquist is dropped: it has no partner on the other grid.
+    half = (min(size, old) - 1) // 2
+    source = slice(old // 2 - half, old // 2 + half + 1)
+    target = slice(size // 2 - half, size // 2 + half + 1)
+    shape = (*volume.shape[:-3], size, size, size // 2 + 1)
+    out = torch.zeros(shape, dtype=spectrum.dtype, device=spectrum.device)
+    out[..., target, target, : half + 1] = spectrum[..., source, source, : half + 1]
+    resized = inverse_fourier_3d(torch.fft.ifftshift(out, dim=(-3, -2)), size)
+    return resized * (size / old) ** 3
+
+
+def lowpass_volume(volume: Tensor, radius: float, width: float = 2.0) -> Tensor:
+    """Low-pass filter a real cubic volume with a raised-cosine edge of ``width`` Fourier pixels."""
+    size = volume.shape[-1]
+    k = radius_grid(size, 3, volume.device)
+    edge = torch.clamp((k - (radius - width / 2)) / width, 0.0, 1.0)
+    window = (0.5 + 0.5 * torch.cos(torch.pi * edge)).to(volume.dtype)
+    return inverse_fourier_3d(fourier_3d(volume) * window, size)
