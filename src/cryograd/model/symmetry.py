@@ -1,7 +1,7 @@
 """Point groups on RELION's axes, their asymmetric units, and the averaging of a volume over a group.
 
-A volume is symmetric when V(g x) = V(x) for every element g. The rotations R and R gᵀ then give the same image, and
-the viewing directions d and g d are equivalent.
+A volume is symmetric when V(g x) = V(x) for every element g. The rotations R and R gᵀ then give the same
+image, and the viewing directions d and g d are equivalent.
 """
 
 import re
@@ -78,8 +78,8 @@ def _group(name: str) -> FloatArray:
 def group_matrices(name: str) -> FloatArray:
     """Rotation matrices of a point group on RELION's axes.
 
-    Cn and Dn have their main axis on z, and Dn a twofold axis on x. T has a threefold axis on z, O fourfold axes on
-    x, y and z. I1 and I2 have twofold axes on x, y and z, I3 and I4 a fivefold axis on z.
+    Cn and Dn have their main axis on z, and Dn a twofold axis on x. T has a threefold axis on z, O fourfold
+    axes on x, y and z. I1 and I2 have twofold axes on x, y and z, I3 and I4 a fivefold axis on z.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def group_matrices(name: str) -> FloatArray:
 def in_asymmetric_unit(unit_vectors: FloatArray, group: FloatArray) -> np.ndarray:
     """Choose one viewing direction of each orbit under a group.
 
-    The one chosen is the nearest to a fixed reference direction: the unit is the reference's Dirichlet domain.
+    The one nearest to a fixed reference direction is chosen: the unit is the reference's Dirichlet domain.
 
     Parameters
     ----------
