@@ -1,7 +1,6 @@
 """Fourier shell correlation of two maps, and the resolution that it gives."""
 
 import numpy as np
-import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
@@ -9,7 +8,7 @@ FloatArray = NDArray[np.float64]
 
 def _shells(size: int) -> NDArray[np.int64]:
     """Nearest integer radius of each coefficient of a half-space transform, shape (L, L, L//2 + 1)."""
-    full = np.rint(scipy.fft.fftfreq(size, 1.0 / size)) ** 2
+    full = np.rint(np.fft.fftfreq(size, 1.0 / size)) ** 2
     half = np.arange(size // 2 + 1.0) ** 2
     return np.rint(np.sqrt(full[:, None, None] + full[:, None] + half)).astype(np.int64)
 
@@ -45,7 +44,7 @@ def fsc(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.int64], FloatArray]:
     n = size // 2 + 1
     shells = _shells(size).ravel()
     counts = np.broadcast_to(_pair_counts(size), (size, size, n)).ravel()
-    fa, fb = (np.asarray(scipy.fft.rfftn(x)).ravel() for x in (a, b))
+    fa, fb = (np.fft.rfftn(x).ravel() for x in (a, b))
 
     def total(values: np.ndarray) -> FloatArray:
         return np.bincount(shells, counts * values, minlength=n)[:n].astype(np.float64)
