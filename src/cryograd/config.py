@@ -1,0 +1,162 @@
+"""What a command is asked to do: plain validated data, one model a command.
+
+Every command-line option is a field, and its description is the help text. Lengths are in Å. ``None`` means
+that the value is taken from the data.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def _known_symmetry(name: str) -> str:
+    """Upper-case name of a point group; the groups themselves are in `cryograd.model.symmetry`."""
+    if re.fullmatch(r"[CD][1-9]\d{0,2}|[TO]|I[1-4]?", name.upper()) is None:
+        raise ValueError("unknown point group; use C1, Cn, Dn, T, O, I or I1 to I4")
+    return name.upper()
+
+
+Symmetry = Annotated[str, AfterValidator(_known_symmetry)]
+
+
+def option(default: Any, description: str, **settings: Any) -> Any:
+    """Field with a help text; ``positional`` and ``short`` say how the command line spells it.
+
+    Parameters
+    ----------
+    default
+        Default value; ``...`` for none.
+    description
+        Help text.
+    **settings
+        ``positional`` (bool) and ``short`` (str, such as ``-o``) for the command line, ``recorded`` (bool)
+        for whether the value belongs to the run's record, the rest for `pydantic.Field`.
+    """
+    spelling = {key: settings.pop(key) for key in ("positional", "short") if key in settings}
+    exclude = not settings.pop("recorded", True)
+    return Field(
+        default, description=description, exclude=exclude, json_schema_extra=spelling or None, **settings
+    )
+
+
+class Command(BaseModel):
+    """What all commands share: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _json_option() -> Any:
+    return option(False, "Print the result as JSON on standard output.", recorded=False)
+
+
+class Abinitio(Command):
+    """Reconstruct a map from particle images, from a random start."""
+
+    particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
+    output: Path = option(..., "Folder for the results; it must not hold a run already.", short="-o")
+    symmetry: Symmetry = option("C1", "Point group on RELION's axes: C1, Cn, Dn, T, O, I or I1 to I4.")
+    particle_diameter: PositiveFloat | None = option(
+        None, "Diameter in Å of the mask around the particle [default: 0.9 of the box]."
+    )
+    max_shift: NonNegativeFloat | None = option(
+        None, "Farthest in Å that a particle may be off the image centre [default: 0.2 of the box]."
+    )
+    max_resolution: PositiveFloat | None = option(
+        None, "Finest resolution in Å to use [default: chosen from the data]."
+    )
+    start_resolution: PositiveFloat = option(40.0, "Resolution in Å of the random start.")
+    invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
+    pixel_size: PositiveFloat | None = option(
+        None, "Pixel size in Å, in place of the one in the particle file."
+    )
+    mask: Path | None = option(
+        None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent [default: a sphere]."
+    )
+    prior: Literal["exponential", "none"] = option(
+        "exponential", "Prior on density: 'exponential' favours empty space and forbids negative density."
+    )
+    prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
+    minibatch: PositiveInt = option(200, "Images used in an iteration.")
+    seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
+    device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
+    threads: PositiveInt | None = option(None, "CPU threads [default: all cores].")
+    checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
+    resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
+    json_output: bool = _json_option()
+
+
+class Simulate(Command):
+    """Simulate particle images of a known molecule, with the truth recorded."""
+
+    model: Path = option(..., "Atomic model (.pdb, .cif, also .gz) or map (.mrc).", positional=True)
+    output: Path = option(..., "Folder for particles.star, particles.mrcs and volume.mrc.", short="-o")
+    particles: PositiveInt = option(1000, "Number of images.")
+    box: PositiveInt | None = option(None, "Box size in pixels [default: 128, or the map's].", ge=16)
+    pixel_size: PositiveFloat | None = option(None, "Pixel size in Å [default: 2.8, or the map's].")
+    symmetry: Symmetry = option("C1", "Point group that is applied to the model, on RELION's axes.")
+    snr: PositiveFloat = option(0.1, "Ratio of the variances of signal and noise inside the particle.")
+    defocus_min: PositiveFloat = option(10000.0, "Smallest underfocus in Å.")
+    defocus_max: PositiveFloat = option(25000.0, "Largest underfocus in Å.")
+    astigmatism: NonNegativeFloat = option(200.0, "Largest difference of the two defocus values in Å.")
+    max_shift: NonNegativeFloat = option(10.0, "Farthest in Å that a particle is off the image centre.")
+    voltage: PositiveFloat = option(300.0, "Acceleration voltage in kV.")
+    spherical_aberration: NonNegativeFloat = option(2.7, "Spherical aberration in mm.")
+    amplitude_contrast: NonNegativeFloat = option(0.1, "Amplitude contrast, a fraction.", lt=1.0)
+    seed: NonNegativeInt = option(0, "Seed of all random choices.")
+    json_output: bool = _json_option()
+
+
+class Inspect(Command):
+    """Report what is in a particle file and what looks wrong, before computing anything."""
+
+    particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
+    output: Path | None = option(None, "HTML file for the report with pictures.", short="-o")
+    invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
+    pixel_size: PositiveFloat | None = option(
+        None, "Pixel size in Å, in place of the one in the particle file."
+    )
+    json_output: bool = _json_option()
+
+
+class Compare(Command):
+    """Compare two maps after aligning them, or the poses of two particle files."""
+
+    first: Path = option(..., "Map, or particle .star file.", positional=True)
+    second: Path = option(..., "Map or .star file to compare with the first.", positional=True)
+    symmetry: Symmetry = option("C1", "Point group of the molecule, on RELION's axes.")
+    mask_radius: PositiveFloat | None = option(
+        None, "Radius in Å of a soft spherical mask on both maps [default: 0.45 of the box]."
+    )
+    flip_hand: bool = option(False, "Also try the mirror image of the second map and keep the better.")
+    output: Path | None = option(None, "File (.mrc) for the second map, aligned to the first.", short="-o")
+    seed: NonNegativeInt = option(0, "Seed of all random choices.")
+    json_output: bool = _json_option()
+
+
+class Demo(Command):
+    """Simulate a small molecule, reconstruct it and compare it with the truth: about a minute."""
+
+    output: Path = option(Path("cryograd-demo"), "Folder for the results.", short="-o")
+    particles: PositiveInt = option(500, "Number of images.", ge=50)
+    seed: NonNegativeInt = option(0, "Seed of all random choices.")
+    device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
+    json_output: bool = _json_option()
+
+
+class Report(Command):
+    """Rebuild report.html from the files of a run."""
+
+    folder: Path = option(..., "Folder of a run.", positional=True)
