@@ -1,0 +1,258 @@
+"""A particle set: metadata in Å and radians, and images read on demand from memory-mapped stacks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cryograd.data.mrc import StackCache, read_header
+from cryograd.data.optics import Optics
+from cryograd.errors import CryogradError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_SCAN_CHUNK = 1024
+_PER_PARTICLE = (
+    "optics_index",
+    "defocus_u",
+    "defocus_v",
+    "astigmatism_angle",
+    "phase_shift",
+    "b_factor",
+    "scale",
+    "rotations",
+    "shifts",
+    "half_set",
+    "stack_index",
+    "image_index",
+    "sign",
+)
+
+
+@dataclass(frozen=True)
+class Particles:
+    """``n`` particles and where their images are.
+
+    Parameters
+    ----------
+    optics
+        Optics groups.
+    optics_index
+        Optics group of each particle, from 0, shape (n,).
+    defocus_u, defocus_v, astigmatism_angle
+        Å, Å, radians (RELION's sense), shape (n,).
+    phase_shift
+        Phase plate in radians, shape (n,).
+    b_factor, scale
+        CTF envelope in Å² and CTF scale factor, shape (n,).
+    rotations
+        Matrices (n, 3, 3), or None where the input has no ``rlnAngleRot`` or no ``rlnAngleTilt``.
+    shifts
+        (x, y) in Å in RELION's sense, shape (n, 2): shifting the image by it centres the particle; or None.
+    half_set
+        The input's ``rlnRandomSubset`` (1 or 2), shape (n,), or None.
+    stacks
+        Paths of the stacks.
+    stack_index, image_index
+        Stack of each particle's image and its place there, from 0, shape (n,).
+    sign
+        Factor ±1 that makes the protein bright according to the file (CryoSPARC's ``blob/sign``), shape (n,).
+    table
+        The input's particle rows under RELION's column names in RELION's units, so that writers can carry
+        every column. Columns of optics are moved to ``optics_table``.
+    optics_table
+        The input's optics rows, in the order of ``optics``.
+    source
+        The file that was read.
+    invert_contrast
+        Negate the images, on top of ``sign``.
+    """
+
+    optics: tuple[Optics, ...]
+    optics_index: IntArray
+    defocus_u: FloatArray
+    defocus_v: FloatArray
+    astigmatism_angle: FloatArray
+    phase_shift: FloatArray
+    b_factor: FloatArray
+    scale: FloatArray
+    rotations: FloatArray | None
+    shifts: FloatArray | None
+    half_set: IntArray | None
+    stacks: tuple[Path, ...]
+    stack_index: IntArray
+    image_index: IntArray
+    sign: NDArray[np.float32]
+    table: "pd.DataFrame"
+    optics_table: "pd.DataFrame"
+    source: Path
+    invert_contrast: bool = False
+    _cache: StackCache = field(default_factory=StackCache, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.optics_index)
+
+    def select(self, indices: ArrayLike) -> "Particles":
+        """Particles at the given integer indices, or where a boolean mask is true, in that order."""
+        chosen = np.arange(len(self))[np.asarray(indices)]
+        values = {name: getattr(self, name) for name in _PER_PARTICLE}
+        selected = {name: None if value is None else value[chosen] for name, value in values.items()}
+        return replace(self, **selected, table=self.table.iloc[chosen].reset_index(drop=True))
+
+    def images(self, indices: ArrayLike) -> NDArray[np.float32]:
+        """Read images with bright protein, shape (b, box, box).
+
+        Parameters
+        ----------
+        indices
+            Integer indices of particles that share one box size.
+
+        Raises
+        ------
+        CryogradError
+            A stack cannot be read, or an image holds values that are not finite or is constant.
+        ValueError
+            The particles have different box sizes.
+        """
+        chosen = np.arange(len(self))[np.asarray(indices)]
+        boxes = {self.optics[group].box_size for group in np.unique(self.optics_index[chosen])}
+        if len(boxes) > 1:
+            raise ValueError(f"one batch cannot hold images of box sizes {sorted(boxes)}")
+        box = boxes.pop() if boxes else 0
+        images = np.empty((len(chosen), box, box), dtype=np.float32)
+        for stack in np.unique(self.stack_index[chosen]):
+            here = self.stack_index[chosen] == stack
+            images[here] = self._cache[self.stacks[stack]][self.image_index[chosen[here]]]
+        self._check_values(chosen, images)
+        factor = -self.sign[chosen] if self.invert_contrast else self.sign[chosen]
+        images *= factor[:, None, None]
+        return images
+
+    def check_images(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Read every image once and raise on the first that is not finite or is constant.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of images read and the number of all.
+        """
+        # Images are read in the order in which they lie on disk, one box size after the other.
+        boxes = np.array([group.box_size for group in self.optics])[self.optics_index]
+        order = np.lexsort((self.image_index, self.stack_index, boxes))
+        done = 0
+        for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
+            for start in range(0, len(group), _SCAN_CHUNK):
+                chunk = group[start : start + _SCAN_CHUNK]
+                self.images(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, len(self))
+
+    def validate_stacks(self) -> None:
+        """Check the headers of all stacks against the particles, without reading an image.
+
+        Raises
+        ------
+        CryogradError
+            A stack is absent, truncated or of an unsupported mode; an image number lies beyond its stack;
+            or a stack's images are not of the size that the optics group says.
+        """
+        last = np.full(len(self.stacks), -1, dtype=np.int64)
+        np.maximum.at(last, self.stack_index, self.image_index)
+        pairs = np.unique(np.stack([self.stack_index, self.optics_index], axis=1), axis=0)
+        for stack in np.unique(self.stack_index):
+            header = read_header(self.stacks[stack])
+            if last[stack] >= header.shape[0]:
+                raise CryogradError(
+                    f"image {last[stack] + 1} is beyond the end of the stack, which has {header.shape[0]}",
+                    header.path,
+                    f"check the image numbers in {self.source}",
+                )
+            for group in pairs[pairs[:, 0] == stack, 1]:
+                self._check_box(header.path, header.shape[1:], self.optics[group])
+
+    def _check_box(self, stack: Path, shape: tuple[int, int], optics: Optics) -> None:
+        """Refuse a stack whose images are not squares of the optics group's size."""
+        if shape != (optics.box_size, optics.box_size):
+            raise CryogradError(
+                f"the images are {shape[1]} × {shape[0]} pixels, but optics group {optics.name} has box size "
+                f"{optics.box_size}",
+                stack,
+                f"correct rlnImageSize in {self.source} or extract the particles again",
+            )
+
+    def _check_values(self, chosen: IntArray, images: NDArray[np.float32]) -> None:
+        """Refuse images that are not finite or are constant, naming the first."""
+        if not images.size:
+            return
+        low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+        # A NaN anywhere makes both extremes NaN; an infinity is an extreme itself.
+        finite = np.isfinite(low) & np.isfinite(high)
+        bad = np.flatnonzero(~finite | (low == high))
+        if bad.size:
+            particle = chosen[bad[0]]
+            what = (
+                f"the image is constant ({low[bad[0]]:g})"
+                if finite[bad[0]]
+                else "the image has NaN or infinity"
+            )
+            raise CryogradError(
+                what,
+                f"image {self.image_index[particle] + 1} of {self.stacks[self.stack_index[particle]]}",
+                f"extract it again or remove it from {self.source}",
+            )
+
+
+def read_particles(
+    path: Path | str,
+    *,
+    pixel_size: float | None = None,
+    invert_contrast: bool = False,
+    require_images: bool = True,
+) -> Particles:
+    """Read a RELION STAR (3.0, 3.1–5) or CryoSPARC .cs file.
+
+    Parameters
+    ----------
+    path
+        File ending in ``.star`` or ``.cs``.
+    pixel_size
+        Å, replaces the pixel size of the images in every optics group. Shifts keep their size in pixels:
+        those given in Å were computed with the pixel size that is replaced.
+    invert_contrast
+        Negate the images when they are read.
+    require_images
+        Find and check the stacks. Without, only the metadata are read, as to compare poses.
+
+    Raises
+    ------
+    CryogradError
+        The file or its stacks are missing, broken or incomplete.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CryogradError("the particle file does not exist", path, "check the path")
+    if path.suffix == ".star":
+        from cryograd.data.star import read_star_tables as read_tables
+    elif path.suffix == ".cs":
+        from cryograd.data.cryosparc import read_cryosparc_tables as read_tables
+    else:
+        raise CryogradError(
+            f"particle files of type {path.suffix or 'none'} are not supported",
+            path,
+            "give a .star or .cs file",
+        )
+    from cryograd.data.tables import particles_from_tables
+
+    optics_table, table = read_tables(path)
+    particles = particles_from_tables(
+        optics_table, table, path, pixel_size=pixel_size, require_images=require_images
+    )
+    return replace(particles, invert_contrast=invert_contrast)

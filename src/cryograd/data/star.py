@@ -1,0 +1,290 @@
+"""RELION STAR files: particle tables in, and particles with poses out."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cryograd.data.optics import optics_to_row
+from cryograd.data.particles import Particles
+from cryograd.data.tables import ORIGINS_ANGSTROM, ORIGINS_PIXEL, split_image_names
+from cryograd.errors import CryogradError
+from cryograd.rotations import matrix_to_euler
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of RELION 3.0's particle table that belong to the optics table from 3.1 on.
+_OPTICS_COLUMNS = (
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnPixelSize",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    "rlnMagMat00",
+    "rlnMagMat01",
+    "rlnMagMat10",
+    "rlnMagMat11",
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnCtfDataArePhaseFlipped",
+    "rlnMicrographOriginalPixelSize",
+    "rlnMtfFileName",
+)
+# Names that look like numbers (micrograph 007) must stay as they are.
+_TEXT_COLUMNS = [
+    "rlnImageName",
+    "rlnImageOriginalName",
+    "rlnReconstructImageName",
+    "rlnMicrographName",
+    "rlnMicrographMovieName",
+    "rlnMicrographNameNoDW",
+    "rlnGroupName",
+    "rlnOpticsGroupName",
+    "rlnMtfFileName",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+]
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+
+
+def read_star(path: Path) -> "dict[str, pd.DataFrame]":
+    """Read the tables of a STAR file by name, without ``data_``; a table that is no loop has one row.
+
+    Raises
+    ------
+    CryogradError
+        The file is not valid STAR.
+    """
+    import pandas as pd
+    import starfile
+
+    try:
+        blocks = starfile.read(path, always_dict=True, parse_as_string=_TEXT_COLUMNS)
+    except (ValueError, TypeError, IndexError, KeyError, UnicodeDecodeError) as error:
+        detail = str(error).strip().splitlines()
+        raise CryogradError(
+            f"the STAR file cannot be parsed ({detail[-1] if detail else type(error).__name__})",
+            path,
+            "check that each row has as many values as there are columns",
+        ) from None
+    return {
+        str(name): block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+        for name, block in blocks.items()
+    }
+
+
+def read_star_tables(path: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Optics and particle tables of a RELION STAR file, in the form of RELION 3.1.
+
+    The particle table is the one with ``rlnImageName``. A file of RELION 3.0, which has no optics table, gets
+    one group for each combination of its optics columns; these leave the particle table.
+
+    Raises
+    ------
+    CryogradError
+        The file is not valid STAR, or it has not exactly one particle table.
+    """
+    blocks = read_star(path)
+    name = _particle_block(blocks, path)
+    table = blocks[name]
+    optics = [
+        block
+        for other, block in blocks.items()
+        if other == "optics" or (other != name and "rlnOpticsGroup" in block and "rlnImageName" not in block)
+    ]
+    if not optics:
+        return _split_optics(table)
+    if "rlnOpticsGroup" not in table and len(optics[0]) == 1 and "rlnOpticsGroup" in optics[0]:
+        table = table.assign(rlnOpticsGroup=optics[0]["rlnOpticsGroup"].iloc[0])
+    return _name_groups(optics[0]), table
+
+
+def _particle_block(blocks: "dict[str, pd.DataFrame]", path: Path) -> str:
+    """Name of the particle table."""
+    named = [name for name, block in blocks.items() if "rlnImageName" in block]
+    if not named:
+        raise CryogradError(
+            "no table has a column rlnImageName" if blocks else "the file has no STAR table",
+            path,
+            "give a file of extracted particles: a file of coordinates alone has no images",
+        )
+    # Of several tables of images, the one called particles, or else the only one with a CTF.
+    for chosen in (
+        [name for name in named if name == "particles"],
+        [name for name in named if "rlnDefocusU" in blocks[name]],
+        named,
+    ):
+        if len(chosen) == 1:
+            return chosen[0]
+    if not any("rlnDefocusU" in blocks[name] for name in named):
+        raise CryogradError(
+            f"none of the tables {', '.join(named)} has the column rlnDefocusU",
+            path,
+            "estimate the CTF and extract the particles again",
+        )
+    raise CryogradError(
+        f"the tables {', '.join(named)} all have a column rlnImageName",
+        path,
+        "call the particle table data_particles",
+    )
+
+
+def _split_optics(table: "pd.DataFrame") -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Move RELION 3.0's optics columns into an optics table with a row for each combination."""
+    columns = [name for name in _OPTICS_COLUMNS if name in table]
+    if columns:
+        group = table.groupby(columns, sort=False, dropna=False).ngroup().to_numpy(np.int64)
+    else:
+        group = np.zeros(len(table), dtype=np.int64)
+    _, first = np.unique(group, return_index=True)
+    optics = table.iloc[first][columns].reset_index(drop=True)
+    optics.insert(0, "rlnOpticsGroup", np.arange(1, len(optics) + 1))
+    return _name_groups(optics), table.drop(columns=columns).assign(rlnOpticsGroup=group + 1)
+
+
+def _name_groups(optics: "pd.DataFrame") -> "pd.DataFrame":
+    """Give optics groups without a name RELION's own: opticsGroup1 and so on."""
+    if "rlnOpticsGroupName" in optics or "rlnOpticsGroup" not in optics:
+        return optics
+    return optics.assign(rlnOpticsGroupName=[f"opticsGroup{number}" for number in optics["rlnOpticsGroup"]])
+
+
+def write_star(path: Path, blocks: "Mapping[str, pd.DataFrame]") -> None:
+    """Write tables as the loops of a STAR file, which appears complete or not at all.
+
+    Unlike the starfile package it writes no date, so that the same tables give the same bytes, and numbers
+    in the shortest form that reads back the same.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for name, block in blocks.items():
+                file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
+                file.writelines(f"_{column} #{i}\n" for i, column in enumerate(block.columns, 1))
+                _quoted(block).to_csv(file, sep="\t", header=False, index=False, na_rep="nan", quoting=3)
+                file.write("\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _quoted(block: "pd.DataFrame") -> "pd.DataFrame":
+    """Quote the texts that are empty or hold white space."""
+    from pandas.api.types import is_numeric_dtype
+
+    texts = {}
+    for name in block.columns:
+        if not is_numeric_dtype(block[name]):
+            text = block[name].astype(str)
+            texts[name] = text.where(text.str.fullmatch(r"\S+"), '"' + text + '"')
+    return block.assign(**texts)
+
+
+def write_particles_star(
+    path: Path,
+    particles: Particles,
+    rotations: ArrayLike | None = None,
+    shifts: ArrayLike | None = None,
+    columns: Mapping[str, ArrayLike] | None = None,
+) -> None:
+    """Write particles as RELION 3.1 does, with every particle and column of the input.
+
+    Image names stay as they were where they hold from the current directory and ``path`` lies inside it, as
+    in a RELION project; stacks beside ``path`` are named from its folder; all others get absolute paths.
+
+    Parameters
+    ----------
+    path
+        File to write; its folder is made.
+    particles
+        The particles.
+    rotations, shifts
+        Poses (n, 3, 3) and shifts (n, 2) in Å; the particles' own where None.
+    columns
+        Further columns by name, each of shape (n,), in RELION's units. A column of the input with the same
+        name is replaced.
+    """
+    table = particles.table.drop(columns=list(ORIGINS_PIXEL), errors="ignore")
+    new: dict[str, NDArray] = {"rlnImageName": np.array(_image_names(Path(path), particles), dtype=object)}
+    new["rlnOpticsGroup"] = _group_numbers(particles)[particles.optics_index]
+    new |= {name: value for name, value in _ctf_columns(particles).items() if name not in table}
+    rotations = particles.rotations if rotations is None else np.asarray(rotations)
+    if rotations is not None:
+        angles = np.rad2deg(matrix_to_euler(rotations))
+        new |= {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
+    shifts = particles.shifts if shifts is None else np.asarray(shifts)
+    if shifts is not None:
+        new |= {name: shifts[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
+    new |= {name: np.asarray(values) for name, values in (columns or {}).items()}
+    wrong = [name for name, values in new.items() if values.shape != (len(particles),)]
+    if wrong:
+        raise ValueError(
+            f"columns {', '.join(wrong)} do not have one value for each of {len(particles)} particles"
+        )
+    write_star(path, {"optics": _optics_rows(particles), "particles": table.assign(**new)})
+
+
+def _group_numbers(particles: Particles) -> NDArray[np.int64]:
+    """The input's ``rlnOpticsGroup`` of each group, or numbers from 1."""
+    if "rlnOpticsGroup" in particles.optics_table:
+        return np.asarray(particles.optics_table["rlnOpticsGroup"], dtype=np.int64)
+    return np.arange(1, len(particles.optics) + 1)
+
+
+def _optics_rows(particles: Particles) -> "pd.DataFrame":
+    """The input's optics table, with what RELION 3.1 needs and the images' sampling as it was used."""
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [optics_to_row(o, n) for o, n in zip(particles.optics, _group_numbers(particles), strict=True)]
+    )
+    # Where the input has a column, its own digits are kept; the pixel size may have been replaced.
+    kept = particles.optics_table.drop(columns=["rlnImagePixelSize", "rlnImageSize"], errors="ignore")
+    return rows.assign(**{name: kept[name].to_numpy() for name in kept.columns})
+
+
+def _ctf_columns(particles: Particles) -> dict[str, NDArray]:
+    """CTF columns in RELION's units, for particles that did not come with them."""
+    return {
+        "rlnDefocusU": particles.defocus_u,
+        "rlnDefocusV": particles.defocus_v,
+        "rlnDefocusAngle": np.rad2deg(particles.astigmatism_angle),
+        "rlnPhaseShift": np.rad2deg(particles.phase_shift),
+        "rlnCtfBfactor": particles.b_factor,
+        "rlnCtfScalefactor": particles.scale,
+    }
+
+
+def _image_names(path: Path, particles: Particles) -> list[str]:
+    """``rlnImageName`` of each particle, such that the stacks are found again."""
+    names = dict(enumerate(str(stack) for stack in particles.stacks))
+    if "rlnImageName" in particles.table:
+        texts, codes, _ = split_image_names(particles.table, particles.source)
+        first = np.unique(codes, return_index=True)[1]
+        names |= dict(zip(particles.stack_index[first].tolist(), texts, strict=True))
+    written = [_stack_name(path, stack, names[i]) for i, stack in enumerate(particles.stacks)]
+    pairs = zip(particles.image_index.tolist(), particles.stack_index.tolist(), strict=True)
+    return [f"{image + 1:06d}@{written[stack]}" for image, stack in pairs]
+
+
+def _stack_name(path: Path, stack: Path, name: str) -> str:
+    """Name of one stack in the file to write."""
+    absolute, folder = Path(os.path.abspath(stack)), Path(os.path.abspath(path)).parent
+    if Path(os.path.abspath(name)) == absolute and folder.is_relative_to(Path.cwd()):
+        return name
+    if absolute.is_relative_to(folder):
+        return str(absolute.relative_to(folder))
+    return str(absolute)
