@@ -89,14 +89,12 @@ def read_header(path: Path) -> MrcHeader:
 def _parse_header(path: Path, raw: bytes) -> MrcHeader:
     """Interpret the 1024 bytes of a header in either byte order."""
     fields = np.frombuffer(raw, HEADER_DTYPE)[0]
-    # The machine stamp is often wrong or absent in old files; the mode is small in the right order only.
-    order = "<" if np.little_endian else ">"
-    if not 0 <= int(fields["mode"]) < 0x10000:
-        fields = np.frombuffer(raw, HEADER_DTYPE.newbyteorder())[0]
-        order = ">" if np.little_endian else "<"
+    order = "<"
+    if not _is_plausible(fields := np.frombuffer(raw, HEADER_DTYPE.newbyteorder("<"))[0]):
+        fields, order = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(">"))[0], ">"
     shape = (int(fields["nz"]), int(fields["ny"]), int(fields["nx"]))
     mode = int(fields["mode"])
-    if min(shape) < 1 or int(fields["nsymbt"]) < 0 or not 0 <= mode < 0x10000:
+    if min(shape) < 1 or int(fields["nsymbt"]) < 0 or not _is_plausible(fields):
         raise CryogradError("the file is not an MRC file", path, "give an MRC map or stack")
     if mode not in _MODES:
         raise CryogradError(
@@ -118,6 +116,15 @@ def _parse_header(path: Path, raw: bytes) -> MrcHeader:
         # Files of before 2000 leave the axes empty: x along columns, then y, then z.
         axes=(axes[0], axes[1], axes[2]) if sorted(axes) == [1, 2, 3] else (1, 2, 3),
     )
+
+
+def _is_plausible(fields: np.void) -> bool:
+    """Whether a header was read in the right byte order: the other makes small numbers huge.
+
+    The machine stamp says it too, but is often wrong or absent in old files.
+    """
+    small = 0 <= int(fields["mode"]) < 0x10000 and 0 < int(fields["nx"]) < 0x1000000
+    return small and 0 <= int(fields["mapc"]) <= 3
 
 
 def _is_unsigned_imod(raw: bytes, order: str) -> bool:

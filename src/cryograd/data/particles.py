@@ -119,13 +119,13 @@ class Particles:
         CryogradError
             A stack cannot be read, or an image holds values that are not finite or is constant.
         ValueError
-            The particles have different box sizes.
+            The particles have different box sizes, or there are none.
         """
         chosen = np.arange(len(self))[np.asarray(indices)]
         boxes = {self.optics[group].box_size for group in np.unique(self.optics_index[chosen])}
-        if len(boxes) > 1:
+        if len(boxes) != 1:
             raise ValueError(f"one batch cannot hold images of box sizes {sorted(boxes)}")
-        box = boxes.pop() if boxes else 0
+        box = boxes.pop()
         images = np.empty((len(chosen), box, box), dtype=np.float32)
         for stack in np.unique(self.stack_index[chosen]):
             here = self.stack_index[chosen] == stack
@@ -190,8 +190,6 @@ class Particles:
 
     def _check_values(self, chosen: IntArray, images: NDArray[np.float32]) -> None:
         """Refuse images that are not finite or are constant, naming the first."""
-        if not images.size:
-            return
         low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
         # A NaN anywhere makes both extremes NaN; an infinity is an extreme itself.
         finite = np.isfinite(low) & np.isfinite(high)
