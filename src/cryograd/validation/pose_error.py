@@ -7,8 +7,8 @@ molecule, with a rotation Q, a shift s and, if its hand is wrong, the mirror F o
     R_est = F (R_true g Q) F     when it is flipped, and
     t_est = t_true − (R_true g s)xy
 
-for some element g of the point group. The second line holds because a projection along z does not change when
-z is mirrored: a mirrored molecule in the mirrored pose gives the same image, and no image tells the two apart.
+for some element g of the point group. The second line holds because a projection along z does not change
+when z is mirrored: the mirrored molecule in the mirrored pose gives the same image.
 """
 
 from dataclasses import dataclass
