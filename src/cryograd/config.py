@@ -4,6 +4,7 @@ Every command-line option is a field, and its description is the help text. Leng
 that the value is taken from the data.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,7 +56,25 @@ def option(default: Any, description: str, **settings: Any) -> Any:
 class Command(BaseModel):
     """What all commands share: immutable, and unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def to_toml(config: Command) -> str:
+    """A configuration as a TOML file that reads back the same, each setting below its description."""
+    lines = []
+    for name, field in type(config).model_fields.items():
+        if field.exclude:
+            continue
+        value = getattr(config, name)
+        lines.append(f"# {field.description}")
+        # TOML has no null: what is taken from the data stays a comment.
+        lines.append(f"# {name} =" if value is None else f"{name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: str | Path | bool | int | float) -> str:
+    """A value in TOML: JSON's strings, numbers and truth values are TOML's."""
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
 def _json_option() -> Any:
@@ -69,13 +88,13 @@ class Abinitio(Command):
     output: Path = option(..., "Folder for the results; it must not hold a run already.", short="-o")
     symmetry: Symmetry = option("C1", "Point group on RELION's axes: C1, Cn, Dn, T, O, I or I1 to I4.")
     particle_diameter: PositiveFloat | None = option(
-        None, "Diameter in Å of the mask around the particle [default: 0.9 of the box]."
+        None, "Diameter in Å of the mask around the particle. [default: 0.9 of the box]"
     )
     max_shift: NonNegativeFloat | None = option(
-        None, "Farthest in Å that a particle may be off the image centre [default: 0.2 of the box]."
+        None, "Farthest in Å that a particle may be off the image centre. [default: 0.2 of the box]"
     )
     max_resolution: PositiveFloat | None = option(
-        None, "Finest resolution in Å to use [default: chosen from the data]."
+        None, "Finest resolution in Å to use. [default: chosen from the data]"
     )
     start_resolution: PositiveFloat = option(40.0, "Resolution in Å of the random start.")
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
@@ -83,7 +102,7 @@ class Abinitio(Command):
         None, "Pixel size in Å, in place of the one in the particle file."
     )
     mask: Path | None = option(
-        None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent [default: a sphere]."
+        None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent. [default: a sphere]"
     )
     prior: Literal["exponential", "none"] = option(
         "exponential", "Prior on density: 'exponential' favours empty space and forbids negative density."
@@ -92,7 +111,7 @@ class Abinitio(Command):
     minibatch: PositiveInt = option(200, "Images used in an iteration.")
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
-    threads: PositiveInt | None = option(None, "CPU threads [default: all cores].")
+    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
     checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
     resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
     json_output: bool = _json_option()
@@ -102,15 +121,16 @@ class Simulate(Command):
     """Simulate particle images of a known molecule, with the truth recorded."""
 
     model: Path = option(..., "Atomic model (.pdb, .cif, also .gz) or map (.mrc).", positional=True)
-    output: Path = option(..., "Folder for particles.star, particles.mrcs and volume.mrc.", short="-o")
+    output: Path = option(..., "Folder for particles.star, particles.mrcs and truth.mrc.", short="-o")
     particles: PositiveInt = option(1000, "Number of images.")
-    box: PositiveInt | None = option(None, "Box size in pixels [default: 128, or the map's].", ge=16)
-    pixel_size: PositiveFloat | None = option(None, "Pixel size in Å [default: 2.8, or the map's].")
-    symmetry: Symmetry = option("C1", "Point group that is applied to the model, on RELION's axes.")
+    box: PositiveInt | None = option(None, "Box size in pixels. [default: 128, or the map's]", ge=16)
+    pixel_size: PositiveFloat | None = option(None, "Pixel size in Å. [default: 2.8, or the map's]")
+    symmetry: Symmetry = option("C1", "Point group of the model, which is turned onto RELION's axes.")
     snr: PositiveFloat = option(0.1, "Ratio of the variances of signal and noise inside the particle.")
     defocus_min: PositiveFloat = option(10000.0, "Smallest underfocus in Å.")
     defocus_max: PositiveFloat = option(25000.0, "Largest underfocus in Å.")
     astigmatism: NonNegativeFloat = option(200.0, "Largest difference of the two defocus values in Å.")
+    shift_sigma: NonNegativeFloat = option(4.0, "Standard deviation in Å of the particles' offsets.")
     max_shift: NonNegativeFloat = option(10.0, "Farthest in Å that a particle is off the image centre.")
     voltage: PositiveFloat = option(300.0, "Acceleration voltage in kV.")
     spherical_aberration: NonNegativeFloat = option(2.7, "Spherical aberration in mm.")
@@ -138,7 +158,7 @@ class Compare(Command):
     second: Path = option(..., "Map or .star file to compare with the first.", positional=True)
     symmetry: Symmetry = option("C1", "Point group of the molecule, on RELION's axes.")
     mask_radius: PositiveFloat | None = option(
-        None, "Radius in Å of a soft spherical mask on both maps [default: 0.45 of the box]."
+        None, "Radius in Å of a soft spherical mask on both maps. [default: 0.45 of the box]"
     )
     flip_hand: bool = option(False, "Also try the mirror image of the second map and keep the better.")
     output: Path | None = option(None, "File (.mrc) for the second map, aligned to the first.", short="-o")
