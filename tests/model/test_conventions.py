@@ -1,7 +1,7 @@
 """Rotation, centre, shift, CTF and scale conventions, against projections by RELION and cryoDRGN.
 
-RELION's padding factor is 1 in the batch and 2 elsewhere. With the same padding our images are its own in single
-precision, scale included. Wrong conventions must fail by far.
+RELION's padding factor is 1 in the batch and 2 elsewhere. With the same padding our images are its own in
+single precision, scale included. Wrong conventions must fail by far.
 """
 
 import numpy as np

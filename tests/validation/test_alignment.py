@@ -77,6 +77,13 @@ def test_brings_a_map_to_the_references_box_and_pixel_size():
     assert np.abs(result.volume - reference).max() < 0.03 * reference.max()
 
 
+def test_hand_is_kept_if_asked():
+    reference = blobs()
+    result = align(reference[::-1], reference, flip_hand=False)
+    assert not result.hand_flipped
+    assert result.correlation < 0.95
+
+
 def test_leaves_an_aligned_map_in_place():
     reference = blobs()
     result = align(reference, reference)

@@ -259,7 +259,11 @@ def _agreeing_radius(agreement: FloatArray, limit: float) -> float:
 
 
 def align(
-    moving: ArrayLike, reference: ArrayLike, moving_pixel_size: float = 1.0, reference_pixel_size: float = 1.0
+    moving: ArrayLike,
+    reference: ArrayLike,
+    moving_pixel_size: float = 1.0,
+    reference_pixel_size: float = 1.0,
+    flip_hand: bool = True,
 ) -> Alignment:
     """Align a map to a reference over all rotations, shifts of up to a fifth of the box, and both hands.
 
@@ -273,6 +277,8 @@ def align(
         Cubic maps, possibly of different boxes and pixel sizes.
     moving_pixel_size, reference_pixel_size
         Å.
+    flip_hand
+        Also try the mirror image of the moving map, and take the better.
 
     Returns
     -------
@@ -284,7 +290,8 @@ def align(
     ratio = source.shape[-1] * moving_pixel_size / (box * reference_pixel_size)
     limit = min(box / 2 - 1, (source.shape[-1] / 2 - 2) / ratio, _FINAL_RADIUS)
     search = _Comparison(source, target, ratio, min(_SEARCH_RADIUS, limit))
-    candidates = [c for flipped in (False, True) for c in _search(search, flipped)]
+    hands = (False, True) if flip_hand else (False,)
+    candidates = [c for flipped in hands for c in _search(search, flipped)]
     for radius, keep in _STAGES:
         comparison = _Comparison(source, target, ratio, min(radius, limit))
         candidates = _best((_maximise(comparison, c) for c in candidates), keep)
