@@ -1,0 +1,117 @@
+"""Read back what a run left in its folder; what an unfinished run lacks is None or empty."""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryograd.data.mrc import read_map
+from cryograd.data.particles import read_particles
+from cryograd.errors import CryogradError
+from cryograd.rotations import FloatArray
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Poses that a run gave its particles.
+
+    Parameters
+    ----------
+    rotations, shifts
+        Matrices (n, 3, 3) and origin offsets (n, 2) in Å.
+    entropy, max_probability
+        Of the posterior over orientations, nats and 0 to 1, shape (n,); None where the file
+        has no such column.
+    """
+
+    rotations: FloatArray
+    shifts: FloatArray
+    entropy: FloatArray | None
+    max_probability: FloatArray | None
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its folder has it.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    settings
+        run.toml.
+    log
+        Rows of log.jsonl, one an iteration.
+    metrics
+        metrics.json, which only a finished run has.
+    volume, pixel_size
+        Map (L, L, L) and Å.
+    poses
+        From particles.star, which only a finished run has.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    log: list[dict[str, Any]]
+    metrics: dict[str, Any] | None
+    volume: NDArray[np.float32]
+    pixel_size: float
+    poses: Poses | None
+
+
+def load_run(folder: Path) -> RunFiles:
+    """Read the files of a run.
+
+    Raises
+    ------
+    CryogradError
+        The folder holds no run, or a file of it is broken.
+    """
+    for name in ("run.toml", "log.jsonl", "volume.mrc"):
+        if not (folder / name).is_file():
+            raise CryogradError(f"the folder holds no run, {name} is missing", folder, "give a run's folder")
+    volume, pixel_size = read_map(folder / "volume.mrc")
+    metrics, particles = folder / "metrics.json", folder / "particles.star"
+    return RunFiles(
+        folder=folder,
+        settings=_parsed(folder / "run.toml", tomllib.loads),
+        log=_parsed(folder / "log.jsonl", _json_lines),
+        metrics=_parsed(metrics, json.loads) if metrics.is_file() else None,
+        volume=volume,
+        pixel_size=pixel_size,
+        poses=_read_poses(particles) if particles.is_file() else None,
+    )
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _parsed(path: Path, parse: Any) -> Any:
+    """Contents of a text file of the run."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    # Both parsers' errors are ValueErrors.
+    except ValueError as error:
+        raise CryogradError(f"the file is broken ({error})", path, "restore the file") from None
+
+
+def _read_poses(path: Path) -> Poses | None:
+    """Poses and posterior columns of a particle file."""
+    particles = read_particles(path, require_images=False)
+    if particles.rotations is None or particles.shifts is None:
+        return None
+
+    def column(name: str) -> FloatArray | None:
+        return particles.table[name].to_numpy(dtype=np.float64) if name in particles.table else None
+
+    return Poses(
+        particles.rotations,
+        particles.shifts,
+        column("cryogradPoseEntropy"),
+        column("rlnMaxValueProbDistribution"),
+    )

@@ -1,0 +1,48 @@
+"""What a person who knows the method would notice about a run."""
+
+import numpy as np
+
+from cryograd.report.load import RunFiles
+from cryograd.report.plots import view_density
+
+
+def remarks(run: RunFiles) -> list[str]:
+    """Sentences about what deserves a look, none where nothing does."""
+    found = []
+    if run.metrics is None:
+        found.append(
+            "The run is not finished: this is the map so far, and the poses are missing. "
+            f"Continue it with: cryograd {_command(run)} -o {run.folder} --resume"
+        )
+    if run.poses is None:
+        return found
+    limit = shift_limit(run)
+    at_limit = float(np.mean(np.linalg.norm(run.poses.shifts, axis=1) > 0.95 * limit)) if limit else 0.0
+    if at_limit > 0.02:
+        found.append(
+            f"{at_limit:.0%} of the particles lie at the limit of the shift search, {limit:.0f} Å: "
+            "try a larger --max-shift, or centre the particles again."
+        )
+    density = view_density(run.poses.rotations, run.settings.get("symmetry", "C1"), longitudes=16)
+    # Poisson noise leaves bins empty by itself where there are few particles.
+    if len(run.poses.rotations) >= 20 * density.size and float(np.mean(density < 0.05)) > 0.3:
+        found.append(
+            "Views are missing: a third of the directions or more has hardly any particles, and the map is "
+            "blurred along them."
+        )
+    if run.poses.max_probability is not None and float(np.median(run.poses.max_probability)) < 0.02:
+        found.append(
+            "The orientations are uncertain: the best one of the median particle has a probability below 2 %."
+        )
+    return found
+
+
+def shift_limit(run: RunFiles) -> float | None:
+    """Limit of the run's shift search in Å, None where it is not recorded."""
+    if run.metrics is not None and run.metrics.get("max_shift_angstrom"):
+        return float(run.metrics["max_shift_angstrom"])
+    return run.settings.get("max_shift")
+
+
+def _command(run: RunFiles) -> str:
+    return run.metrics["command"] if run.metrics else "abinitio"
