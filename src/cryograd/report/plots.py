@@ -23,7 +23,7 @@ def course(log: list[dict[str, Any]]) -> str:
     evidence = np.array([row["log_evidence"] for row in log], dtype=np.float64)
     bottom.plot(iteration, evidence, ".", ms=2.5, color=ACCENT, alpha=0.45, mew=0)
     # Smoothed between changes of resolution only, since there the evidence jumps.
-    changes = np.flatnonzero(np.diff([row["radius"] for row in log])) + 1
+    changes = np.flatnonzero(np.diff([row["resolution"] for row in log])) + 1
     for part in np.split(np.arange(len(log)), changes):
         bottom.plot(np.array(iteration)[part], _smooth(evidence[part], 15), color=INK, lw=1.2)
     bottom.set_ylabel("log evidence an image")

@@ -1,0 +1,82 @@
+"""``cryograd inspect``: facts about a particle file, and what looks wrong."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from cryograd.cli.folder import check_writable
+from cryograd.config import Inspect
+from cryograd.data.particles import read_particles
+from cryograd.inspection.findings import findings
+from cryograd.inspection.images import examine
+from cryograd.inspection.metadata import describe
+from cryograd.inspection.spectrum import thon_rings
+
+
+def run(config: Inspect) -> dict[str, Any]:
+    """Inspect a particle file, write the report if asked to, and return the facts."""
+    if config.output is not None:
+        check_writable(config.output.parent)
+    particles = read_particles(
+        config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading images", total=len(particles))
+        images = examine(particles, lambda done, n: bar.update(task, completed=done))
+    rings = thon_rings(particles, images.good)
+    facts = describe(particles) | {
+        "inverted": config.invert_contrast,
+        "images": images.facts,
+        "ctf": [kind.facts for kind in rings],
+    }
+    facts["findings"] = findings(facts)
+    if config.output is not None:
+        from cryograd.report.inspection import write_inspection
+
+        write_inspection(config.output, particles, facts, images, rings)
+    return facts
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The facts as text."""
+    stacks = "one stack" if facts["stacks"] == 1 else f"{facts['stacks']} stacks"
+    lines = [f"{facts['n_particles']} particles in {stacks} ({', '.join(facts['stack_types'])})"]
+    lines += [_optics_line(group) for group in facts["optics_groups"]]
+    d = facts["defocus"]
+    lines.append(
+        f"defocus {d['min']:.0f} to {d['max']:.0f} Å, median {d['median']:.0f}; "
+        f"astigmatism {d['astigmatism_median']:.0f} Å"
+    )
+    halves = facts["half_sets"]
+    lines.append(
+        f"poses {'given' if facts['poses'] else 'not given'}; half-sets "
+        + ("not given" if halves is None else " and ".join(map(str, halves.values())))
+    )
+    lines += _image_lines(facts["images"])
+    lines += [
+        f"Thon rings fit the CTF with correlation {rings['agreement']:.2f}; seen in halves of the images: "
+        f"{rings['reliability']:.2f}"
+        for rings in facts["ctf"]
+    ]
+    lines += ["", *([f"! {text}" for text in facts["findings"]] or ["nothing looks wrong"])]
+    return "\n".join(lines)
+
+
+def _optics_line(group: dict[str, Any]) -> str:
+    return (
+        f"{group['name']}: {group['n_particles']} particles, {group['box_size']} px at "
+        f"{group['pixel_size']:.4g} Å (Nyquist {group['nyquist']:.3g} Å), {group['voltage_kv']:.0f} kV, Cs "
+        f"{group['spherical_aberration_mm']:.3g} mm, amplitude contrast {group['amplitude_contrast']:.3g}"
+    )
+
+
+def _image_lines(images: dict[str, Any]) -> list[str]:
+    if not images["sampled"]:
+        return []
+    return [
+        f"background mean {images['background_mean']:.3g}, standard deviation "
+        f"{images['background_std']:.3g}; signal-to-noise ratio about {images['snr']:.2g}",
+        f"protein {images['contrast']} ({images['contrast_sigma']:+.0f} standard errors)",
+    ]

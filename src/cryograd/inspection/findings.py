@@ -1,0 +1,98 @@
+"""What a person who knows cryo-EM would object to."""
+
+from collections.abc import Iterator
+from typing import Any
+
+# Rings that two halves of the images agree on less than this are not seen.
+_VISIBLE = 0.5
+_AGREES = 0.3
+
+
+def findings(facts: dict[str, Any]) -> list[str]:
+    """Sentences about what looks wrong, and what to do, from the facts of `inspect`."""
+    return [
+        *_of_optics(facts),
+        *_of_metadata(facts),
+        *_of_images(facts["images"], facts["inverted"]),
+        *_of_ctf(facts["ctf"]),
+    ]
+
+
+def _of_optics(facts: dict[str, Any]) -> Iterator[str]:
+    for group in facts["optics_groups"]:
+        name = f"optics group {group['name']}"
+        if group["premultiplied"]:
+            yield (
+                f"{name}: the images are multiplied by their CTF, which is not supported; extract them "
+                "without premultiplication"
+            )
+        if group["phase_flipped"]:
+            yield f"{name}: the images are phase-flipped, which is taken into account"
+        if group["anisotropic_magnification"]:
+            yield f"{name}: the magnification is anisotropic, which is not corrected"
+        if group["higher_aberrations"]:
+            yield f"{name}: there are aberrations beyond beam tilt, which are not corrected"
+        if not 40.0 <= group["voltage_kv"] <= 1000.0:
+            yield f"{name}: {group['voltage_kv']:g} kV is not a microscope's voltage"
+        if not 0.2 <= group["pixel_size"] <= 15.0:
+            yield f"{name}: a pixel size of {group['pixel_size']:g} Å is unusual; is it in Å?"
+    sizes = {(group["box_size"], group["pixel_size"]) for group in facts["optics_groups"]}
+    if len(sizes) > 1:
+        yield "optics groups differ in box or pixel size; they are brought to one sampling"
+
+
+def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:
+    defocus = facts["defocus"]
+    if defocus["not_positive"]:
+        yield f"{defocus['not_positive']} particles have no underfocus, which is positive"
+    if defocus["median"] > 0.0 and defocus["max"] < 100.0:
+        yield "the defocus is below 100 Å throughout; is it in µm instead of Å?"
+    if defocus["outliers"]:
+        yield f"the defocus of {defocus['outliers']} particles is far from all others; check or remove them"
+    if defocus["astigmatism_median"] > 0.1 * max(defocus["median"], 1.0):
+        yield f"the astigmatism is large, {defocus['astigmatism_median']:.0f} Å in the median"
+    if facts["duplicates"]:
+        yield f"{facts['duplicates']} particles have the same image as another; remove duplicates"
+    halves = facts["half_sets"]
+    if halves is not None and set(halves) != {"1", "2"}:
+        yield f"the half-sets are {', '.join(halves)} instead of 1 and 2"
+    elif halves is not None and min(halves.values()) < 0.4 * sum(halves.values()):
+        yield f"the half-sets are uneven: {halves['1']} and {halves['2']} particles"
+
+
+def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
+    if images["broken"]:
+        yield (
+            f"{images['broken']} images cannot be used, such as {images['first_broken'][0]}; remove them "
+            "or extract them again"
+        )
+    if not images["sampled"]:
+        return
+    if images["contrast"] == "dark":
+        remedy = "leave out --invert-contrast" if inverted else "add --invert-contrast"
+        yield f"the protein is dark in the images; {remedy}"
+    if images["contrast"] == "unclear":
+        yield "the contrast is unclear: the particles are neither brighter nor darker than the background"
+    if not images["normalised"]:
+        yield (
+            f"the background has mean {images['background_mean']:.3g} and standard deviation "
+            f"{images['background_std']:.3g} instead of 0 and 1; images are normalised when they are read"
+        )
+
+
+def _of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
+    for rings in kinds:
+        found = rings["agreement"]
+        if rings["reliability"] < _VISIBLE:
+            yield "no Thon rings are seen in the averaged spectra, so the CTF could not be checked"
+        elif abs(rings["best_factor"] - 1.0) > 0.1 and rings["best_agreement"] > max(found + 0.3, 0.5):
+            yield (
+                f"the Thon rings do not fit the CTF (correlation {found:.2f}), but would if the defocus were "
+                f"{rings['best_factor']:.2f} times as large ({rings['best_agreement']:.2f}); check "
+                "defocus and pixel size"
+            )
+        elif found < _AGREES:
+            yield (
+                f"the Thon rings do not fit the CTF (correlation {found:.2f}); check defocus, voltage "
+                "and pixel size"
+            )

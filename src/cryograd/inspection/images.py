@@ -1,0 +1,150 @@
+"""What the pixels say: broken images, normalisation, contrast and signal-to-noise ratio."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.rotations import FloatArray
+
+_CHUNK = 512
+_SAMPLE = 2000
+# Fractions of the box: within the first the particle is, beyond the second it is not.
+_INNER, _OUTER = 0.25, 0.45
+# Standard errors by which the particle must differ from the background before its contrast counts as known.
+_SIGNIFICANT = 4.0
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What was found in the images.
+
+    Parameters
+    ----------
+    facts
+        JSON-able.
+    profile
+        Mean brightness by radius in pixels of the sampled images, in units of their background's standard
+        deviation and relative to its mean; of the first optics group's box.
+    good
+        Which images are finite and not constant, shape (n,).
+    """
+
+    facts: dict[str, Any]
+    profile: FloatArray
+    good: np.ndarray
+
+
+def examine(
+    particles: Particles, progress: Callable[[int, int], None] | None = None, seed: int = 0
+) -> ImageFacts:
+    """Read all images once; measure a random sample of them.
+
+    Parameters
+    ----------
+    particles
+        Particles with images.
+    progress
+        Called with the number of images read and the number of all.
+    seed
+        Of the choice of the sample.
+    """
+    n = len(particles)
+    good = np.ones(n, dtype=bool)
+    broken: list[str] = []
+    rng = np.random.default_rng(seed)
+    sampled = np.zeros(n, dtype=bool)
+    sampled[rng.permutation(n)[:_SAMPLE]] = True
+    rows, profiles = [], []
+    for done, chunk in _chunks(particles):
+        images, kept = _readable(particles, chunk, broken)
+        good[np.setdiff1d(chunk, kept)] = False
+        wanted = sampled[kept]
+        if wanted.any():
+            rows.append(_measure(images[wanted]))
+            if particles.optics_index[chunk[0]] == 0:
+                profiles.append(_radial_profiles(images[wanted]))
+        if progress is not None:
+            progress(done, n)
+    measured = np.concatenate(rows) if rows else np.zeros((0, 4))
+    facts = {"broken": int(np.count_nonzero(~good)), "first_broken": broken[:5], **_summary(measured)}
+    return ImageFacts(facts, np.concatenate(profiles).mean(axis=0) if profiles else np.zeros(0), good)
+
+
+def _chunks(particles: Particles) -> Iterator[tuple[int, np.ndarray]]:
+    """Particles of one box size at a time in the order on disk, and how many there have been."""
+    boxes = np.array([group.box_size for group in particles.optics])[particles.optics_index]
+    order = np.lexsort((particles.image_index, particles.stack_index, boxes))
+    done = 0
+    for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
+        for start in range(0, len(group), _CHUNK):
+            chunk = group[start : start + _CHUNK]
+            done += len(chunk)
+            yield done, chunk
+
+
+def _readable(particles: Particles, chunk: np.ndarray, broken: list[str]) -> tuple[FloatArray, np.ndarray]:
+    """Images of a chunk that are finite and not constant, and their indices; the others are described."""
+    try:
+        return particles.images(chunk).astype(np.float64), chunk
+    except CryogradError:
+        images, kept = [], []
+        for index in chunk:
+            try:
+                images.append(particles.images([index])[0].astype(np.float64))
+                kept.append(index)
+            except CryogradError as error:
+                broken.append(f"{error.what}: {error.where}")
+    box = particles.optics[particles.optics_index[chunk[0]]].box_size
+    return np.array(images).reshape(-1, box, box), np.array(kept, dtype=np.int64)
+
+
+def _distance(size: int) -> FloatArray:
+    """Distance of each pixel from the centre, in pixels."""
+    axis = np.arange(size) - float(size // 2)
+    return np.hypot(*np.meshgrid(axis, axis))
+
+
+def _measure(images: FloatArray) -> FloatArray:
+    """Background mean, background σ, inner mean minus outer, and inner variance over outer, shape (b, 4)."""
+    distance = _distance(images.shape[-1]) / images.shape[-1]
+    inner, outer = images[:, distance < _INNER], images[:, distance > _OUTER]
+    mean, std = outer.mean(axis=1), np.maximum(outer.std(axis=1), 1e-12)
+    return np.stack(
+        [mean, std, (inner.mean(axis=1) - mean) / std, inner.var(axis=1) / std**2],
+        axis=1,
+    )
+
+
+def _radial_profiles(images: FloatArray) -> FloatArray:
+    """Brightness by radius of each image against its background, shape (b, box // 2)."""
+    size = images.shape[-1]
+    shells = np.rint(_distance(size)).astype(np.int64).ravel()
+    counts = np.bincount(shells)[: size // 2]
+    mean, std = _measure(images).T[:2]
+    flat = ((images - mean[:, None, None]) / std[:, None, None]).reshape(len(images), -1)
+    return np.stack([np.bincount(shells, image)[: size // 2] / counts for image in flat])
+
+
+def _summary(measured: FloatArray) -> dict[str, Any]:
+    """Facts of the sampled images together."""
+    if not len(measured):
+        return {"sampled": 0}
+    mean, std, difference, ratio = measured.T
+    error = difference.std() / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
+    sigma = float(difference.mean() / error) if np.isfinite(error) and error > 0.0 else 0.0
+    contrast = "unclear" if abs(sigma) < _SIGNIFICANT else ("bright" if sigma > 0.0 else "dark")
+    return {
+        "sampled": len(measured),
+        "background_mean": float(np.median(mean)),
+        "background_std": float(np.median(std)),
+        # Of images in units of their own noise.
+        "normalised": bool(abs(np.median(mean)) < 0.1 * np.median(std) and 0.8 < np.median(std) < 1.25),
+        "contrast": contrast,
+        "contrast_sigma": sigma,
+        "brightness": float(difference.mean()),
+        "snr": max(0.0, float(np.median(ratio)) - 1.0),
+    }

@@ -1,0 +1,89 @@
+"""Facts that stand in a particle file and in the headers of its stacks."""
+
+from typing import Any
+
+import numpy as np
+
+from cryograd.data.mrc import read_header
+from cryograd.data.optics import Optics, voltage_kv
+from cryograd.data.particles import Particles
+from cryograd.rotations import FloatArray
+
+
+def describe(particles: Particles) -> dict[str, Any]:
+    """Facts about particles without their images, JSON-able.
+
+    Lengths are in Å and Cs in mm.
+    """
+    return {
+        "source": str(particles.source),
+        "n_particles": len(particles),
+        "optics_groups": [
+            _optics(optics, int(np.count_nonzero(particles.optics_index == number)))
+            for number, optics in enumerate(particles.optics)
+        ],
+        "defocus": _defocus(particles),
+        "poses": particles.rotations is not None,
+        "shift_rms": None if particles.shifts is None else _rms(particles.shifts),
+        "half_sets": _half_sets(particles),
+        "stacks": len(particles.stacks),
+        "stack_types": sorted({str(read_header(path).dtype) for path in particles.stacks}),
+        "duplicates": _duplicates(particles),
+    }
+
+
+def _optics(optics: Optics, n: int) -> dict[str, Any]:
+    """An optics group in the units of microscopists."""
+    return {
+        "name": optics.name,
+        "n_particles": n,
+        "voltage_kv": round(voltage_kv(optics.wavelength), 3),
+        "spherical_aberration_mm": round(1e-7 * optics.spherical_aberration, 4),
+        "amplitude_contrast": optics.amplitude_contrast,
+        "pixel_size": optics.pixel_size,
+        "box_size": optics.box_size,
+        "nyquist": 2.0 * optics.pixel_size,
+        "beam_tilt_mrad": [1e3 * tilt for tilt in optics.beam_tilt],
+        "higher_aberrations": bool(optics.odd_zernike or optics.even_zernike),
+        "anisotropic_magnification": optics.magnification != ((1.0, 0.0), (0.0, 1.0)),
+        "phase_flipped": optics.phase_flipped,
+        "premultiplied": optics.premultiplied,
+    }
+
+
+def _defocus(particles: Particles) -> dict[str, Any]:
+    """Range of defocus, astigmatism and phase shift, and how many values lie far from all others."""
+    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    astigmatism = np.abs(particles.defocus_u - particles.defocus_v)
+    median = float(np.median(mean))
+    # Of a normal distribution the median deviation is 0.67 σ: this is beyond 8 σ, and 2000 Å at least.
+    limit = max(12.0 * float(np.median(np.abs(mean - median))), 2000.0)
+    return {
+        "min": float(mean.min()),
+        "median": median,
+        "max": float(mean.max()),
+        "astigmatism_median": float(np.median(astigmatism)),
+        "astigmatism_max": float(astigmatism.max()),
+        "phase_shift_max_degrees": float(np.rad2deg(np.abs(particles.phase_shift).max())),
+        "outliers": int(np.count_nonzero(np.abs(mean - median) > limit)),
+        "not_positive": int(np.count_nonzero(mean <= 0.0)),
+    }
+
+
+def _half_sets(particles: Particles) -> dict[str, int] | None:
+    """Particles in each half-set."""
+    if particles.half_set is None:
+        return None
+    names, counts = np.unique(particles.half_set, return_counts=True)
+    return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _duplicates(particles: Particles) -> int:
+    """Particles whose image another particle has as well."""
+    pairs = np.stack([particles.stack_index, particles.image_index], axis=1)
+    return len(particles) - len(np.unique(pairs, axis=0))
+
+
+def _rms(values: FloatArray) -> float:
+    """Root-mean-square length of vectors (n, 2)."""
+    return float(np.sqrt((values**2).sum(axis=1).mean()))

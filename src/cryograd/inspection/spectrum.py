@@ -1,0 +1,178 @@
+"""Does the CTF fit the images: Thon rings of averaged power spectra against CTF².
+
+Images of similar defocus are averaged. Of the logarithm of their power by radius, and of CTF², a smooth trend
+is taken away; what is left are the rings. Wrong defocus values show as rings that do not correlate, and a
+factor on the defocus under which they do tells how they are wrong.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryograd.data.optics import Optics
+from cryograd.data.particles import Particles
+from cryograd.model.ctf import ctf
+from cryograd.rotations import FloatArray
+
+_IMAGES = 2000
+_BIN_IMAGES = 150
+_MAX_BINS = 10
+_TREND_DEGREE = 4
+_LOWEST_RESOLUTION = 40.0
+_AZIMUTHS = 8
+_FACTORS = np.geomspace(0.2, 5.0, 65)
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Measured and expected rings of one kind of optics.
+
+    Parameters
+    ----------
+    frequency
+        1/Å, shape (k,).
+    measured
+        Logarithm of the power without its trend, a row a defocus bin, shape (bins, k).
+    expected
+        CTF² without its trend, shape (bins, k).
+    defocus
+        Mean defocus of each bin in Å, shape (bins,).
+    facts
+        JSON-able: ``agreement`` is the correlation of the two, ``reliability`` that of the rings measured in
+        two halves of the images, ``best_factor`` the factor on the defocus that fits best and
+        ``best_agreement`` its correlation.
+    """
+
+    frequency: FloatArray
+    measured: FloatArray
+    expected: FloatArray
+    defocus: FloatArray
+    facts: dict[str, Any]
+
+
+def thon_rings(particles: Particles, good: np.ndarray, seed: int = 0) -> list[Rings]:
+    """Compare spectra with CTFs for every kind of optics that has enough images.
+
+    Parameters
+    ----------
+    particles
+        Particles with images.
+    good
+        Which of them have an image that is worth averaging, shape (n,).
+    seed
+        Of the choice of images.
+    """
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(good))[:_IMAGES]
+    kinds: dict[tuple[float, ...], list[int]] = {}
+    for number, optics in enumerate(particles.optics):
+        kinds.setdefault(_kind(optics), []).append(number)
+    found = []
+    for numbers in kinds.values():
+        members = np.sort(chosen[np.isin(particles.optics_index[chosen], numbers)])
+        if len(members) >= 20:
+            found.append(_rings(particles, particles.optics[numbers[0]], members))
+    return found
+
+
+def _kind(optics: Optics) -> tuple[float, ...]:
+    """What optics groups must share for their images to be averaged."""
+    return (
+        optics.box_size,
+        optics.pixel_size,
+        optics.wavelength,
+        optics.spherical_aberration,
+        optics.amplitude_contrast,
+    )
+
+
+def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
+    """Rings of images that share their optics."""
+    extent = optics.box_size * optics.pixel_size
+    radii = np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
+    power = _radial_power(particles, members)[:, radii]
+    defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[members]
+    n_bins = int(np.clip(len(members) // _BIN_IMAGES, 1, _MAX_BINS))
+    bins = np.argsort(np.argsort(defocus, kind="stable")) * n_bins // len(members)
+    measured = _without_trend(np.log(_bin_means(power, bins)))
+    halves = [_without_trend(np.log(_bin_means(power[half::2], bins[half::2]))) for half in (0, 1)]
+
+    def expected(factor: float) -> FloatArray:
+        squares = _squared_ctf(particles, optics, members, radii / extent, factor)
+        return _without_trend(_bin_means(squares, bins))
+
+    scan = [_correlation(measured, expected(factor)) for factor in _FACTORS]
+    facts = {
+        "images": len(members),
+        "agreement": _correlation(measured, expected(1.0)),
+        "reliability": _correlation(*halves),
+        "best_factor": float(_FACTORS[int(np.argmax(scan))]),
+        "best_agreement": float(np.max(scan)),
+    }
+    mean_defocus = _bin_means(defocus[:, None], bins)[:, 0]
+    return Rings(radii / extent, measured, expected(1.0), mean_defocus, facts)
+
+
+def _radial_power(particles: Particles, members: np.ndarray) -> FloatArray:
+    """Rotationally averaged power spectra of images, shape (n, box // 2)."""
+    rows = []
+    for chunk in np.array_split(members, max(1, len(members) // 256)):
+        images = particles.images(chunk).astype(np.float64)
+        size = images.shape[-1]
+        axis = np.arange(size) - size // 2
+        distance = np.hypot(*np.meshgrid(axis, axis)) / size
+        # Without a taper the jump at the borders leaks over all frequencies.
+        taper = np.cos(0.5 * np.pi * np.clip((distance - 0.35) / 0.15, 0.0, 1.0)) ** 2
+        images -= images.mean(axis=(1, 2), keepdims=True)
+        power = np.abs(np.fft.fft2(images * taper)) ** 2
+        k = np.fft.fftfreq(size, 1.0 / size)
+        shells = np.rint(np.hypot(*np.meshgrid(k, k))).astype(np.int64).ravel()
+        counts = np.bincount(shells)[: size // 2]
+        rows += [np.bincount(shells, p.ravel())[: size // 2] / counts for p in power]
+    return np.array(rows)
+
+
+def _squared_ctf(
+    particles: Particles, optics: Optics, members: np.ndarray, frequency: FloatArray, factor: float
+) -> FloatArray:
+    """CTF² averaged over the azimuth, shape (n, k), with the defocus multiplied by a factor."""
+    azimuth = np.arange(_AZIMUTHS) * (np.pi / _AZIMUTHS)
+    directions = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1)
+    k = torch.as_tensor((frequency[:, None, None] * directions).reshape(-1, 2))
+
+    def column(values: FloatArray) -> torch.Tensor:
+        return torch.as_tensor(values[members])
+
+    value = ctf(
+        k,
+        optics.wavelength,
+        optics.spherical_aberration,
+        optics.amplitude_contrast,
+        column(factor * particles.defocus_u),
+        column(factor * particles.defocus_v),
+        column(particles.astigmatism_angle),
+        column(particles.phase_shift),
+        column(np.zeros(len(particles))),
+        column(np.ones(len(particles))),
+    )
+    return value.double().square().numpy().reshape(len(members), len(frequency), _AZIMUTHS).mean(axis=2)
+
+
+def _bin_means(values: FloatArray, bins: np.ndarray) -> FloatArray:
+    """Mean of the rows of each bin."""
+    return np.stack([values[bins == b].mean(axis=0) for b in range(bins.max() + 1)])
+
+
+def _without_trend(curves: FloatArray) -> FloatArray:
+    """Rows less the polynomial that fits each best."""
+    x = np.linspace(-1.0, 1.0, curves.shape[1])
+    degree = min(_TREND_DEGREE, curves.shape[1] - 2)
+    basis, _ = np.linalg.qr(np.polynomial.chebyshev.chebvander(x, degree))
+    return curves - curves @ basis @ basis.T
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> float:
+    """Correlation of all rows together."""
+    norm = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / norm) if norm > 0.0 else 0.0

@@ -1,0 +1,98 @@
+"""The page of ``cryograd inspect``: facts, findings, example images, defocus and Thon rings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from cryograd.atomic import write_text
+from cryograd.data.particles import Particles
+from cryograd.inspection.images import ImageFacts
+from cryograd.inspection.spectrum import Rings
+from cryograd.report.build import render_page
+from cryograd.report.map_images import grey
+from cryograd.report.style import ACCENT, INK, WARM, as_data_uri, as_svg, figure_style, new_figure
+from cryograd.rotations import FloatArray
+
+_EXAMPLES = 12
+_EXAMPLE_RESOLUTION = 20.0
+
+
+def write_inspection(
+    path: Path, particles: Particles, facts: dict[str, Any], images: ImageFacts, rings: list[Rings]
+) -> None:
+    """Write the page; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figure_style():
+        page = render_page(
+            "inspection.html.j2",
+            title=particles.source.name,
+            facts=facts,
+            examples=_examples(particles, images.good),
+            resolution=_EXAMPLE_RESOLUTION,
+            defocus=Markup(_defocus_plot(particles)),
+            profile=Markup(_profile_plot(images.profile)) if len(images.profile) else None,
+            rings=[Markup(_rings_plot(kind, number)) for number, kind in enumerate(rings)],
+        )
+    write_text(path, page)
+
+
+def _examples(particles: Particles, good: np.ndarray) -> list[str]:
+    """Pictures of a few images, evenly spread over the file, low-pass filtered so that the particle shows."""
+    usable = np.flatnonzero(good)
+    chosen = usable[np.linspace(0, len(usable) - 1, min(_EXAMPLES, len(usable))).astype(np.int64)]
+    pictures = []
+    for index in chosen:
+        pixel_size = particles.optics[particles.optics_index[index]].pixel_size
+        image = _low_passed(particles.images([index])[0].astype(np.float64), pixel_size)
+        low, high = np.percentile(image, (0.5, 99.5))
+        pictures.append(as_data_uri(grey(image, float(low), float(high))))
+    return pictures
+
+
+def _low_passed(image: FloatArray, pixel_size: float) -> FloatArray:
+    """Image with a Gaussian filter that halves the amplitude at the examples' resolution."""
+    size = image.shape[-1]
+    kx, ky = np.fft.rfftfreq(size, pixel_size), np.fft.fftfreq(size, pixel_size)[:, None]
+    window = np.exp(-np.log(2.0) * (kx**2 + ky**2) * _EXAMPLE_RESOLUTION**2)
+    return np.fft.irfft2(np.fft.rfft2(image) * window, s=image.shape)
+
+
+def _defocus_plot(particles: Particles) -> str:
+    """Histogram of the defocus."""
+    figure = new_figure(4.4, 2.5)
+    axes = figure.subplots()
+    axes.hist(0.5e-4 * (particles.defocus_u + particles.defocus_v), 60, color=ACCENT)
+    axes.set(xlabel="defocus (µm)", ylabel="particles")
+    return as_svg(figure, "defocus")
+
+
+def _profile_plot(profile: FloatArray) -> str:
+    """Mean brightness by distance from the image centre."""
+    figure = new_figure(4.4, 2.5)
+    axes = figure.subplots()
+    axes.axhline(0.0, color=INK, lw=0.6)
+    axes.plot(np.arange(len(profile)), profile, color=ACCENT)
+    axes.set(xlabel="distance from the centre (px)", ylabel="brightness (σ)")
+    return as_svg(figure, "profile")
+
+
+def _rings_plot(rings: Rings, number: int) -> str:
+    """Measured rings and CTF² of a few defocus bins, each scaled to its own size."""
+    shown = np.unique(np.linspace(0, len(rings.defocus) - 1, min(4, len(rings.defocus))).astype(np.int64))
+    figure = new_figure(9.0, 0.5 + 1.25 * len(shown))
+    rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, b in zip(rows, shown, strict=True):
+        for curve, colour, label in (
+            (rings.expected[b], WARM, "CTF²"),
+            (rings.measured[b], ACCENT, "images"),
+        ):
+            axes.plot(
+                rings.frequency, curve / max(float(np.abs(curve).max()), 1e-12), color=colour, label=label
+            )
+        axes.set_yticks([])
+        axes.set_title(f"{1e-4 * rings.defocus[b]:.2f} µm")
+    rows[0].legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
+    rows[-1].set_xlabel("spatial frequency (1/Å)")
+    return as_svg(figure, f"rings-{number}")
