@@ -66,6 +66,11 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
             f"{images['broken']} images cannot be used, such as {images['first_broken'][0]}; remove them "
             "or extract them again"
         )
+    if images["at_edge"]:
+        yield (
+            f"{images['at_edge']} images reach over the edge of their micrograph and were filled with "
+            "repeated rows; consider removing them"
+        )
     if not images["sampled"]:
         return
     if images["contrast"] == "dark":

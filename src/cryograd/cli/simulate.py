@@ -1,0 +1,102 @@
+"""``cryograd simulate``: images of a known molecule."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryograd.cli.folder import check_writable
+from cryograd.config import Simulate
+from cryograd.data.density import model_density, on_symmetry_axes, read_model, resample_map
+from cryograd.data.mrc import read_map
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.errors import CryogradError
+from cryograd.model.symmetry import Symmetrizer
+
+_MAP_SUFFIXES = {".mrc", ".map", ".ccp4"}
+_MODEL_BOX, _MODEL_PIXEL_SIZE = 128, 2.8
+
+
+def run(config: Simulate) -> dict[str, Any]:
+    """Write the particles and the truth, and say what was written."""
+    check_writable(config.output)
+    for name in ("particles.star", "particles.mrcs", "truth.mrc"):
+        if (config.output / name).exists():
+            raise CryogradError(
+                f"the output folder already holds {name}", config.output, "choose another folder"
+            )
+    if config.defocus_min > config.defocus_max:
+        raise CryogradError(
+            f"the smallest defocus {config.defocus_min:g} Å exceeds the largest {config.defocus_max:g} Å",
+            "cryograd simulate --defocus-min",
+            "swap them",
+        )
+    if not config.model.is_file():
+        raise CryogradError("the model does not exist", config.model, "check the path")
+    is_map = config.model.suffix in _MAP_SUFFIXES
+    density, pixel_size = _density_of_map(config) if is_map else _density_of_atoms(config)
+    particles = simulate(
+        density, pixel_size, _simulation(config, density.shape[0], pixel_size), config.output
+    )
+    return {
+        "particles": str(config.output / "particles.star"),
+        "truth": str(config.output / "truth.mrc"),
+        "n_particles": len(particles),
+        "box_size": density.shape[0],
+        "pixel_size_angstrom": pixel_size,
+        "snr": config.snr,
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Where the files are."""
+    return "\n".join(
+        [
+            f"{result['n_particles']} images of {result['box_size']} px at "
+            f"{result['pixel_size_angstrom']:.4g} Å, signal-to-noise ratio {result['snr']:g}",
+            f"particles  {result['particles']}",
+            f"truth      {result['truth']}",
+        ]
+    )
+
+
+def _density_of_atoms(config: Simulate) -> tuple[NDArray[np.float32], float]:
+    """Density of an atomic model, on its symmetry axes."""
+    model = read_model(config.model)
+    if config.symmetry != "C1":
+        model = on_symmetry_axes(model, config.symmetry)
+    pixel_size = config.pixel_size or _MODEL_PIXEL_SIZE
+    return model_density(model, config.box or _MODEL_BOX, pixel_size), pixel_size
+
+
+def _density_of_map(config: Simulate) -> tuple[NDArray[np.float32], float]:
+    """A map on the grid asked for, averaged over its point group."""
+    density, pixel_size = read_map(config.model)
+    box, wanted = config.box or density.shape[0], config.pixel_size or pixel_size
+    density = resample_map(density, pixel_size, box, wanted)
+    averaged = Symmetrizer(config.symmetry, box, box / 2 - 1).forward(torch.tensor(density))
+    return averaged.numpy(), wanted
+
+
+def _simulation(config: Simulate, box: int, pixel_size: float) -> Simulation:
+    """What to simulate, in the terms of the data layer."""
+    optics = Optics(
+        name="simulated",
+        wavelength=electron_wavelength(config.voltage),
+        spherical_aberration=1e7 * config.spherical_aberration,
+        amplitude_contrast=config.amplitude_contrast,
+        pixel_size=pixel_size,
+        box_size=box,
+    )
+    return Simulation(
+        n_images=config.particles,
+        optics=(optics,),
+        snr=config.snr,
+        defocus=(config.defocus_min, config.defocus_max),
+        astigmatism=config.astigmatism,
+        shift_sigma=config.shift_sigma,
+        max_shift=config.max_shift,
+        seed=config.seed,
+    )
