@@ -6,12 +6,11 @@ resolution, then local maximisation of the few best at growing resolution.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -28,6 +27,9 @@ _SEARCH_RADIUS = 6
 _STAGES = ((10, 3), (16, 1))
 _CANDIDATES = 12
 _FINAL_RADIUS = 32
+# Half the width of the finite differences, as the arc at the comparison's radius in Fourier pixels.
+_DIFFERENCE = 0.3
+_MAX_STEPS = 20
 _NSIDE = 8
 # Largest shift along an axis, as a fraction of the reference's box.
 _SHIFT_RANGE = 0.2
@@ -72,6 +74,11 @@ class _Candidate:
     @property
     def matrix(self) -> FloatArray:
         return self.rotation @ MIRROR_Z if self.flipped else self.rotation
+
+
+def _tensor(volume: ArrayLike) -> Tensor:
+    """A copy, because torch can neither share a read-only array nor one with negative strides."""
+    return torch.from_numpy(np.asarray(volume).astype(np.float32, order="C"))
 
 
 class _Comparison:
@@ -136,16 +143,17 @@ class _Comparison:
     def _norms(self, coefficients: Tensor) -> Tensor:
         return torch.sqrt((self.weights * coefficients.abs().square()).sum(-1))
 
-    def _shifted_targets(self, shifts: FloatArray) -> Tensor:
-        """Weighted target moved back by shifts (T, 3) in pixels, re and im side by side, shape (T, 2K)."""
+    def moved_back(self, coefficients: Tensor, shifts: FloatArray) -> Tensor:
+        """Coefficients (K,) moved back by shifts (T, 3) in pixels, shape (T, K)."""
         angle = (2.0 * np.pi / self.box) * torch.as_tensor(shifts, dtype=torch.float32) @ self.points.T
-        moved = self.weights / self.norm * self.target * torch.polar(torch.ones_like(angle), angle)
-        return torch.view_as_real(moved).flatten(-2)
+        return coefficients * torch.polar(torch.ones_like(angle), angle)
 
     def score(self, matrices: FloatArray, shifts: FloatArray) -> Tensor:
         """Correlations (J, T) for every matrix (J, 3, 3) and shift (T, 3) in pixels."""
         slices = self.sample(matrices)
-        product = torch.view_as_real(slices).flatten(-2) @ self._shifted_targets(shifts).T
+        targets = self.moved_back(self.weights / self.norm * self.target, shifts)
+        # Stacked re and im make one real product of what would be a complex one.
+        product = torch.view_as_real(slices).flatten(-2) @ torch.view_as_real(targets).flatten(-2).T
         return product / self._norms(slices)[:, None]
 
 
@@ -182,24 +190,45 @@ def _search(comparison: _Comparison, flipped: bool) -> list[_Candidate]:
     return [_Candidate(flipped, rotations[j], shifts[where[j]], float(scores[j])) for j in chosen]
 
 
+def _step(comparison: _Comparison, at: _Candidate) -> FloatArray:
+    """Rotation vector (rad) and shift (pixels), shape (6,), of a Gauss-Newton step towards the target.
+
+    The moving map is linearised around the candidate and fitted to the target together with its scale.
+    """
+    width = _DIFFERENCE / comparison.radius
+    turns = Rotation.from_rotvec(width * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])).as_matrix()
+    slices = comparison.sample(turns @ at.matrix)
+    frequencies = (-2.0j * np.pi / comparison.box) * comparison.points.T
+    columns = torch.cat([slices[:1], (slices[1:4] - slices[4:]) / (2.0 * width), frequencies * slices[0]])
+    target = comparison.weights * comparison.moved_back(comparison.target, at.shift[None])
+    normal = ((comparison.weights * columns.conj()) @ columns.T).real.double().numpy()
+    fit = np.linalg.lstsq(normal, (columns.conj() @ target[0]).real.double().numpy(), rcond=1e-8)[0]
+    return fit[1:] / max(fit[0], 1e-3)
+
+
 def _maximise(comparison: _Comparison, start: _Candidate) -> _Candidate:
     """Local maximum of the correlation around a candidate."""
-    # Steps of an eighth of the finest period, as a shift and as the arc at a quarter of the box.
-    unit = comparison.box / (8.0 * comparison.radius)
 
-    def moved(p: FloatArray) -> _Candidate:
-        turn = Rotation.from_rotvec(p[:3] * unit / (comparison.box / 4.0)).as_matrix()
-        return _Candidate(start.flipped, turn @ start.rotation, start.shift + p[3:] * unit, 0.0)
+    def evaluated(rotation: FloatArray, shift: FloatArray) -> _Candidate:
+        trial = _Candidate(start.flipped, rotation, shift, 0.0)
+        return replace(trial, score=float(comparison.score(trial.matrix[None], shift[None])))
 
-    def loss(p: FloatArray) -> float:
-        candidate = moved(p)
-        return -float(comparison.score(candidate.matrix[None], candidate.shift[None]))
-
-    simplex = np.vstack([np.zeros(6), np.eye(6)])
-    options = {"initial_simplex": simplex, "xatol": 1e-2, "fatol": 1e-5, "maxfev": 400}
-    result = minimize(loss, np.zeros(6), method="Nelder-Mead", options=options)
-    best = moved(result.x)
-    return _Candidate(best.flipped, best.rotation, best.shift, -float(result.fun))
+    # Steps stay near the peak: a Fourier pixel at the radius, and a fifth of the finest period.
+    limits = np.repeat([1.0 / comparison.radius, 0.2 * comparison.box / comparison.radius], 3)
+    best = evaluated(start.rotation, start.shift)
+    for _ in range(_MAX_STEPS):
+        step = np.clip(_step(comparison, best), -limits, limits)
+        for factor in (1.0, 0.5, 0.25):
+            turn = Rotation.from_rotvec(factor * step[:3]).as_matrix()
+            trial = evaluated(turn @ best.rotation, best.shift + factor * step[3:])
+            if trial.score > best.score:
+                break
+        gain = trial.score - best.score
+        if gain > 0.0:
+            best = trial
+        if gain < 1e-6:
+            break
+    return best
 
 
 def _best(candidates: Iterable[_Candidate], keep: int) -> list[_Candidate]:
@@ -236,7 +265,7 @@ def transform_map(
     NDArray[np.float32]
         Map of shape (box, box, box), without what lies beyond either map's Nyquist sphere.
     """
-    source = torch.as_tensor(np.asarray(volume, dtype=np.float32))
+    source = _tensor(volume)
     size = source.shape[-1]
     ratio = size * pixel_size / (box * new_pixel_size)
     radius = min(box / 2 - 1, (size / 2 - 1) / ratio)
@@ -285,7 +314,7 @@ def align(
     Alignment
         Rotation, shift and hand, and the moving map on the reference's grid.
     """
-    source, target = (torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in (moving, reference))
+    source, target = _tensor(moving), _tensor(reference)
     box = target.shape[-1]
     ratio = source.shape[-1] * moving_pixel_size / (box * reference_pixel_size)
     limit = min(box / 2 - 1, (source.shape[-1] / 2 - 2) / ratio, _FINAL_RADIUS)
