@@ -70,10 +70,10 @@ def _compare_maps(config: Compare) -> dict[str, Any]:
     if config.output is not None:
         check_writable(config.output.parent)
     (first, pixel_size), (second, second_pixel_size) = read_map(config.first), read_map(config.second)
+    mask = _mask(config, first.shape[0], pixel_size)
     found = align(second, first, second_pixel_size, pixel_size, flip_hand=config.flip_hand)
     if config.output is not None:
         write_map(config.output, found.volume, pixel_size)
-    mask = _mask(config, first.shape[0], pixel_size)
     box = first.shape[0]
     values = fsc(first * mask, found.volume * mask)[1]
     return {

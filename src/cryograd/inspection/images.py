@@ -165,7 +165,7 @@ def _summary(measured: FloatArray) -> dict[str, Any]:
         "background_mean": float(np.median(mean)),
         "background_std": float(np.median(std)),
         # Of images in units of their own noise.
-        "normalised": bool(abs(np.median(mean)) < 0.1 * np.median(std) and 0.8 < np.median(std) < 1.25),
+        "normalised": bool(abs(np.median(mean)) < 0.3 and 0.7 < np.median(std) < 1.4),
         "contrast": contrast,
         "contrast_sigma": sigma,
         "brightness": float(difference.mean()),

@@ -59,11 +59,26 @@ def _page_of(run: RunFiles) -> dict[str, Any]:
         "slices": map_images.slices(run.volume),
         "projections": map_images.projections(run.volume),
         "box": run.volume.shape[0] * run.pixel_size,
+        "truth": _truth(run),
         "course": Markup(plots.course(run.log)) if run.log else None,
         "poses": _pose_plots(run, run.poses) if run.poses is not None else None,
         "times": Markup(plots.stage_times(run.log)) if run.log else None,
         "settings": run.settings,
         "metrics": {k: v for k, v in (run.metrics or {}).items() if not isinstance(v, dict)},
+    }
+
+
+def _truth(run: RunFiles) -> dict[str, Any] | None:
+    """Comparison with the truth, where it is known."""
+    if run.comparison is None or run.truth is None:
+        return None
+    maps, poses = run.comparison["maps"], run.comparison["poses"]
+    return {
+        "surfaces": map_images.surfaces(run.truth)[0],
+        "fsc": Markup(plots.fourier_shells(maps)),
+        "resolution": maps["resolution_fsc05_angstrom"],
+        "angle": poses["median_angle_degrees"],
+        "shift": poses["median_shift_angstrom"],
     }
 
 

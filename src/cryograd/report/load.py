@@ -52,6 +52,8 @@ class RunFiles:
         Map (L, L, L) and Å.
     poses
         From particles.star, which only a finished run has.
+    comparison, truth
+        Comparison with the known truth, and the truth aligned to the map, which only a demonstration has.
     """
 
     folder: Path
@@ -61,6 +63,8 @@ class RunFiles:
     volume: NDArray[np.float32]
     pixel_size: float
     poses: Poses | None
+    comparison: dict[str, Any] | None
+    truth: NDArray[np.float32] | None
 
 
 def load_run(folder: Path) -> RunFiles:
@@ -76,6 +80,7 @@ def load_run(folder: Path) -> RunFiles:
             raise CryogradError(f"the folder holds no run, {name} is missing", folder, "give a run's folder")
     volume, pixel_size = read_map(folder / "volume.mrc")
     metrics, particles = folder / "metrics.json", folder / "particles.star"
+    comparison, truth = folder / "comparison.json", folder / "truth.mrc"
     return RunFiles(
         folder=folder,
         settings=_parsed(folder / "run.toml", tomllib.loads),
@@ -84,6 +89,8 @@ def load_run(folder: Path) -> RunFiles:
         volume=volume,
         pixel_size=pixel_size,
         poses=_read_poses(particles) if particles.is_file() else None,
+        comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,
+        truth=read_map(truth)[0] if truth.is_file() else None,
     )
 
 

@@ -48,6 +48,21 @@ def _mark_stages(axes: Axes, log: list[dict[str, Any]]) -> None:
             axes.axvline(row["iteration"], color=MUTED, lw=0.7, ls=":")
 
 
+def fourier_shells(comparison: dict[str, Any]) -> str:
+    """Fourier shell correlation of two maps."""
+    figure = new_figure(9.0, 2.6)
+    axes = figure.subplots()
+    for level in (0.5, 0.143):
+        axes.axhline(level, color=MUTED, lw=0.7, ls=":")
+    axes.axhline(0.0, color=MUTED, lw=0.7)
+    axes.plot(comparison["frequencies"], comparison["fsc"], color=ACCENT)
+    axes.set(
+        xlabel="spatial frequency (1/Å)", ylabel="correlation", ylim=(-0.15, 1.03), yticks=(0.0, 0.5, 1.0)
+    )
+    axes.set_xlim(0.0, comparison["frequencies"][-1])
+    return as_svg(figure, "fsc")
+
+
 def view_density(rotations: FloatArray, symmetry: str, longitudes: int) -> FloatArray:
     """Density of viewing directions relative to uniform ones, with all their equivalents.
 

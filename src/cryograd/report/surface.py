@@ -1,4 +1,4 @@
-"""Shaded pictures of a map's isosurface, by ray casting in numpy.
+"""Shaded pictures of a map's isosurface, by ray casting.
 
 Every ray walks through the map until the density exceeds the level; the crossing is then bisected, and shaded
 from the density's gradient. Occlusion is read off the depths: a point that lies deeper than its surroundings
@@ -8,8 +8,11 @@ gets less light.
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+
+from cryograd.fourier import resize_volume
 
 FloatArray = NDArray[np.float64]
 
@@ -43,16 +46,6 @@ def surface_level(volume: ArrayLike) -> float:
     low = np.cumsum(values)
     between = (low[-1] * n / len(values) - low)[:-1] ** 2 / (n * (len(values) - n))[:-1]
     return float(values[between.argmax()])
-
-
-def _upsampled(volume: FloatArray, factor: int) -> FloatArray:
-    """Volume on a finer grid, by padding its transform: linear interpolation then shows no facets."""
-    size = volume.shape[0]
-    spectrum = np.fft.fftshift(np.fft.fftn(volume))
-    spectrum = np.pad(spectrum, (size * factor) // 2 - size // 2)[
-        : size * factor, : size * factor, : size * factor
-    ]
-    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real * factor**3
 
 
 def _extent(volume: FloatArray, level: float) -> float:
@@ -172,7 +165,9 @@ def render_surface(
         RGBA of shape (pixels, pixels, 4), transparent where there is nothing, the first row on top.
     """
     v = np.asarray(volume, dtype=np.float64)
-    fine = _upsampled(v, 2 if v.shape[0] <= 128 else 1)
+    # On a finer grid linear interpolation shows no facets.
+    size = 2 * v.shape[0] if v.shape[0] <= 128 else v.shape[0]
+    fine = resize_volume(torch.tensor(v), size).numpy()
     turn = np.asarray(rotation, dtype=np.float64)
     reach = _extent(fine, level)
     # Drawn at twice the size, so that edges are smooth after averaging.

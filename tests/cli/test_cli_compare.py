@@ -1,0 +1,145 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from cryograd.data.mrc import read_map, write_map
+from cryograd.data.particles import read_particles
+from cryograd.data.star import write_particles_star
+from cryograd.validation.alignment import transform_map
+
+from .conftest import tree
+
+BOX, PIXEL_SIZE = 32, 3.0
+
+
+def lumps() -> np.ndarray:
+    """A chiral molecule of a few lumps."""
+    z, y, x = np.mgrid[:BOX, :BOX, :BOX] - float(BOX // 2)
+    density = np.zeros((BOX, BOX, BOX))
+    for px, py, pz, height in (
+        (6, 0, 0, 1.0),
+        (0, 5, 0, 1.4),
+        (0, 0, 8, 0.8),
+        (-4, -4, -3, 1.2),
+        (0, 0, 0, 1.0),
+    ):
+        density += height * np.exp(-0.5 * ((x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2) / 2.0**2)
+    return density.astype(np.float32)
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> tuple[Path, Path]:
+    """A map, and the same turned by 40° about z and moved by (3, -2, 1) Å."""
+    turn = Rotation.from_euler("z", 40.0, degrees=True).as_matrix()
+    moved = transform_map(lumps(), PIXEL_SIZE, turn, np.array([3.0, -2.0, 1.0]), BOX, PIXEL_SIZE)
+    write_map(tmp_path / "a.mrc", lumps(), PIXEL_SIZE)
+    write_map(tmp_path / "b.mrc", moved, PIXEL_SIZE)
+    return tmp_path / "a.mrc", tmp_path / "b.mrc"
+
+
+def test_maps_are_compared_after_alignment(
+    maps: tuple[Path, Path], cryograd_command: Callable, tmp_path: Path
+) -> None:
+    outcome = cryograd_command("compare", *maps, "-o", tmp_path / "aligned.mrc", "--json")
+    found = json.loads(outcome.out)
+    # Beyond 8 Å the lumps have no signal that interpolation would keep.
+    assert found["resolution_fsc05_angstrom"] < 8.5
+    assert found["resolution_fsc143_angstrom"] <= found["resolution_fsc05_angstrom"]
+    assert found["correlation"] > 0.99
+    assert not found["hand_flipped"]
+    back = Rotation.from_matrix(found["rotation_matrix"])
+    assert abs(back.as_rotvec(degrees=True)[2] + 40.0) < 0.5
+    aligned, pixel_size = read_map(tmp_path / "aligned.mrc")
+    assert pixel_size == pytest.approx(PIXEL_SIZE)
+    assert np.corrcoef(aligned.ravel(), lumps().ravel())[0, 1] > 0.99
+
+
+def test_the_mirror_image_needs_flip_hand(
+    maps: tuple[Path, Path], cryograd_command: Callable, tmp_path: Path
+) -> None:
+    write_map(tmp_path / "mirror.mrc", np.roll(lumps()[::-1], 1, axis=0), PIXEL_SIZE)
+    plain = json.loads(cryograd_command("compare", maps[0], tmp_path / "mirror.mrc", "--json").out)
+    flipped = json.loads(
+        cryograd_command("compare", maps[0], tmp_path / "mirror.mrc", "--flip-hand", "--json").out
+    )
+    assert not plain["hand_flipped"]
+    assert flipped["hand_flipped"]
+    assert flipped["correlation"] > 0.99 > plain["correlation"]
+
+
+def test_the_text_names_the_resolution(maps: tuple[Path, Path], cryograd_command: Callable) -> None:
+    text = cryograd_command("compare", *maps).out
+    assert "at FSC 0.5" in text
+    assert "at FSC 0.143" in text
+
+
+def test_a_mask_that_does_not_fit_is_refused(
+    maps: tuple[Path, Path], refused: Callable, tmp_path: Path
+) -> None:
+    output = tmp_path / "aligned.mrc"
+    assert "does not fit the box" in refused("compare", *maps, "--mask-radius", 500, "-o", output)
+    assert not output.exists()
+
+
+def test_a_map_and_particles_are_refused(maps: tuple[Path, Path], simulated: Path, refused: Callable) -> None:
+    assert "one file has particles" in refused("compare", maps[0], simulated / "particles.star")
+
+
+def test_a_missing_map_is_refused(maps: tuple[Path, Path], refused: Callable, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    assert "absent.mrc" in refused("compare", maps[0], tmp_path / "absent.mrc")
+    assert tree(tmp_path) == before
+
+
+def moved_poses(simulated: Path, path: Path, degrees: float, shift: float) -> Path:
+    """The simulated particles in reversed order, each turned in the plane and shifted by so much."""
+    particles = read_particles(simulated / "particles.star")
+    assert particles.rotations is not None
+    assert particles.shifts is not None
+    signs = np.where(np.arange(len(particles)) % 2, 1.0, -1.0)
+    turns = Rotation.from_rotvec(np.deg2rad(degrees) * signs[:, None] * [0.0, 0.0, 1.0]).as_matrix()
+    offsets = shift * np.stack([signs, np.zeros(len(signs))], axis=1)
+    backwards = np.arange(len(particles))[::-1]
+    write_particles_star(
+        path,
+        particles.select(backwards),
+        (turns @ particles.rotations)[backwards],
+        (particles.shifts + offsets)[backwards],
+    )
+    return path
+
+
+def test_poses_are_matched_by_image(simulated: Path, cryograd_command: Callable, tmp_path: Path) -> None:
+    other = moved_poses(simulated, tmp_path / "other.star", degrees=4.0, shift=3.0)
+    outcome = cryograd_command("compare", simulated / "particles.star", other, "--json")
+    found = json.loads(outcome.out)
+    assert found["n_particles"] == 24
+    assert found["median_angle_degrees"] == pytest.approx(4.0, abs=1.0)
+    assert found["median_shift_angstrom"] == pytest.approx(3.0, abs=1.0)
+
+
+def test_equal_poses_have_no_error(simulated: Path, cryograd_command: Callable) -> None:
+    path = simulated / "particles.star"
+    found = json.loads(cryograd_command("compare", path, path, "--json").out)
+    assert found["median_angle_degrees"] < 0.01
+    assert found["median_shift_angstrom"] < 0.01
+
+
+def test_particles_without_poses_are_refused(simulated: Path, refused: Callable, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    particles = replace(read_particles(simulated / "particles.star"), rotations=None, shifts=None)
+    particles = replace(particles, table=particles.table.filter(regex="^(?!rlnAngle|rlnOrigin)"))
+    write_particles_star(tmp_path / "bare.star", particles)
+    message = refused("compare", simulated / "particles.star", tmp_path / "bare.star")
+    assert message.startswith("the particles have no poses")
+
+
+def test_files_without_common_images_are_refused(simulated: Path, refused: Callable, tmp_path: Path) -> None:
+    text = (simulated / "particles.star").read_text().replace("@particles.mrcs", "@other.mrcs")
+    (tmp_path / "other.star").write_text(text)
+    assert "no image in common" in refused("compare", simulated / "particles.star", tmp_path / "other.star")

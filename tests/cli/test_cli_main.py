@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cryograd import __version__
+from cryograd.cli.main import COMMANDS
+
+
+def test_the_version_is_printed(cryograd_command: Callable) -> None:
+    outcome = cryograd_command("--version")
+    assert (outcome.status, outcome.out.strip(), outcome.err) == (0, __version__, "")
+
+
+def test_help_names_every_command(cryograd_command: Callable) -> None:
+    outcome = cryograd_command("--help")
+    assert outcome.status == 0
+    for name in COMMANDS:
+        assert f" {name} " in outcome.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_every_option_and_an_example(name: str, cryograd_command: Callable) -> None:
+    outcome = cryograd_command(name, "--help")
+    assert outcome.status == 0
+    for field in COMMANDS[name].model.model_fields:
+        shown = {"json_output": "json"}.get(field, field.replace("_", "-"))
+        assert shown in outcome.out.lower(), field
+    assert COMMANDS[name].examples[0] in outcome.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_parse(name: str) -> None:
+    from cryograd.cli.main import build_app
+    from cryograd.cli.options import resolve
+
+    app = build_app()
+    for example in COMMANDS[name].examples:
+        if "--config" in example or "--resume" in example:
+            continue
+        chosen, bound, _ = app.parse_args(example.split()[1:], exit_on_error=False, print_error=False)
+        assert chosen.__name__ == name
+        resolve(COMMANDS[name].model, name, bound.arguments)
+
+
+def test_slow_libraries_are_not_imported_for_help() -> None:
+    code = (
+        "import sys\n"
+        "from cryograd.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numba', 'matplotlib', 'pandas', 'scipy', 'numpy'} & set(sys.modules)),"
+        " file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_program_is_installed() -> None:
+    program = Path(sys.executable).with_name("cryograd")
+    done = subprocess.run([program, "compare"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: FIRST is missing, cryograd compare, see cryograd compare --help\n"
+
+
+def test_unknown_commands_are_refused_with_a_suggestion(refused: Callable) -> None:
+    assert refused("abinito") == 'unknown command "abinito", cryograd, did you mean "abinitio"?'
+
+
+def test_unknown_options_are_refused_with_a_suggestion(refused: Callable) -> None:
+    assert "did you mean --max-shift?" in refused("abinitio", "a.star", "-o", "b", "--max-shft", 3)
+
+
+def test_extra_arguments_are_refused(refused: Callable) -> None:
+    assert "unexpected argument 'c'" in refused("abinitio", "a", "c", "-o", "b")
+
+
+@pytest.mark.parametrize("arguments", [["a.star"], ["-o", "out"]])
+def test_missing_arguments_are_named(arguments: list[str], refused: Callable) -> None:
+    missing = "--output" if arguments == ["a.star"] else "PARTICLES"
+    assert refused("abinitio", *arguments).startswith(f"{missing} is missing")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "what"),
+    [
+        ("--symmetry", "Q3", "unknown point group 'Q3', cryograd abinitio --symmetry, use C1"),
+        ("--particle-diameter", "-3", "it should be greater than 0"),
+        ("--threads", "many", "int"),
+        ("--device", "tpu", "cuda"),
+        ("--prior-weight", "nan", "cryograd abinitio --prior-weight, it should be"),
+    ],
+)
+def test_bad_values_are_refused(option: str, value: str, what: str, refused: Callable) -> None:
+    assert what in refused("abinitio", "a.star", "-o", "b", option, value)
+
+
+def test_unexpected_errors_keep_their_traceback(
+    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import cryograd.cli.report
+
+    def broken(config: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cryograd.cli.report, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        cryograd_command("report", tmp_path)
+
+
+def test_ctrl_c_gives_status_130(
+    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import cryograd.cli.report
+
+    def interrupted(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cryograd.cli.report, "run", interrupted)
+    outcome = cryograd_command("report", tmp_path)
+    assert (outcome.status, outcome.err) == (130, "interrupted\n")
+
+
+def test_an_error_over_several_lines_is_printed_as_one(
+    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import cryograd.cli.report
+    from cryograd.errors import CryogradError
+
+    def bad(config: object) -> None:
+        raise CryogradError("first\nsecond", "here", "mend it")
+
+    monkeypatch.setattr(cryograd.cli.report, "run", bad)
+    assert cryograd_command("report", tmp_path).err == "error: first second, here, mend it\n"
+
+
+def test_json_replaces_the_text(cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cryograd.cli.compare
+
+    monkeypatch.setattr(
+        cryograd.cli.compare, "run", lambda config: {"kind": "maps", "first": str(config.first)}
+    )
+    outcome = cryograd_command("compare", "a.mrc", "b.mrc", "--json")
+    assert json.loads(outcome.out) == {"kind": "maps", "first": "a.mrc"}

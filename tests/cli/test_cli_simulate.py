@@ -1,0 +1,81 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryograd.cli.molecule import SYMMETRY, molecule
+from cryograd.data.mrc import read_map, write_map
+from cryograd.data.particles import read_particles
+
+from .conftest import ball, tree
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    write_map(tmp_path / "in" / "map.mrc", ball(), 4.0)
+    return tmp_path / "in" / "map.mrc"
+
+
+def test_images_of_a_map_have_its_grid(volume: Path, cryograd_command: Callable, tmp_path: Path) -> None:
+    outcome = cryograd_command("simulate", volume, "-o", tmp_path / "out", "--particles", 10, "--json")
+    assert json.loads(outcome.out)["n_particles"] == 10
+    particles = read_particles(tmp_path / "out/particles.star")
+    assert (len(particles), particles.optics[0].box_size) == (10, 16)
+    assert particles.optics[0].pixel_size == pytest.approx(4.0)
+    assert particles.rotations is not None
+
+
+def test_options_reach_the_simulation(volume: Path, cryograd_command: Callable, tmp_path: Path) -> None:
+    options = ("--defocus-min", 5000, "--defocus-max", 6000, "--voltage", 200, "--box", 20, "--max-shift", 3)
+    cryograd_command("simulate", volume, "-o", tmp_path / "out", "--particles", 50, *options)
+    particles = read_particles(tmp_path / "out/particles.star")
+    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    assert 5000 <= mean.min() < mean.max() <= 6000
+    assert particles.optics[0].wavelength == pytest.approx(0.02508, abs=1e-5)
+    assert particles.optics[0].box_size == 20
+    assert particles.shifts is not None
+    assert np.linalg.norm(particles.shifts, axis=1).max() <= 3.0
+
+
+def test_a_symmetric_truth_is_symmetric(volume: Path, cryograd_command: Callable, tmp_path: Path) -> None:
+    cryograd_command("simulate", volume, "-o", tmp_path / "out", "--particles", 4, "--symmetry", "C2")
+    truth = read_map(tmp_path / "out/truth.mrc")[0]
+    turned = truth[1:, 1:, 1:][:, ::-1, ::-1]
+    assert np.corrcoef(truth[1:, 1:, 1:].ravel(), turned.ravel())[0, 1] > 0.999
+
+
+def test_what_is_there_is_not_overwritten(volume: Path, refused: Callable, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/particles.star").write_text("mine")
+    assert "already holds particles.star" in refused("simulate", volume, "-o", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"particles.star"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["absent.pdb"], "the model does not exist, absent.pdb"),
+        (["MAP", "--defocus-min", 20000, "--defocus-max", 10000], "exceeds the largest"),
+        (["MAP", "--snr", 0], "cryograd simulate --snr"),
+        (["NOTES"], "no atoms"),
+    ],
+)
+def test_bad_input_is_refused(
+    arguments: list[object], what: str, volume: Path, refused: Callable, tmp_path: Path
+) -> None:
+    notes = tmp_path / "in" / "notes.pdb"
+    notes.write_text("nothing\n")
+    given = [{"MAP": volume, "NOTES": notes}.get(str(a), a) for a in arguments]
+    assert what in refused("simulate", *given, "-o", tmp_path / "out")
+    assert tree(tmp_path) == {"in", "in/map.mrc", "in/notes.pdb"}
+
+
+def test_the_demonstrations_molecule_is_symmetric_and_chiral() -> None:
+    density = molecule(40, 5.0)
+    assert np.corrcoef(density[1:, 1:, 1:].ravel(), density[1:, :0:-1, :0:-1].ravel())[0, 1] > 0.999
+    assert SYMMETRY == "D2"
+    mirrored = density[1:, 1:, :0:-1]
+    assert np.corrcoef(density[1:, 1:, 1:].ravel(), mirrored.ravel())[0, 1] < 0.8
+    assert density[0].max() < 1e-3

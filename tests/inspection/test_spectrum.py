@@ -1,0 +1,75 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import Particles
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.inspection.spectrum import thon_rings
+
+N, BOX, PIXEL_SIZE = 400, 64, 2.5
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
+    """Particles made of random points, whose spectrum has no rings of its own."""
+    rng = np.random.default_rng(3)
+    density = np.zeros((BOX,) * 3, dtype=np.float32)
+    density[tuple(rng.integers(BOX // 2 - 10, BOX // 2 + 10, (3, 300)))] = 1.0
+    optics = Optics("group", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, BOX)
+    simulation = Simulation(N, (optics,), snr=1.0, defocus=(8000.0, 16000.0))
+    return simulate(density, PIXEL_SIZE, simulation, tmp_path_factory.mktemp("rings"))
+
+
+def scaled(particles: Particles, factor: float) -> Particles:
+    return replace(particles, defocus_u=factor * particles.defocus_u, defocus_v=factor * particles.defocus_v)
+
+
+def facts(particles: Particles) -> dict:
+    (rings,) = thon_rings(particles, np.ones(N, dtype=bool))
+    return rings.facts
+
+
+def test_the_right_ctf_fits(particles: Particles) -> None:
+    found = facts(particles)
+    assert found["agreement"] > 0.8
+    assert found["reliability"] > 0.8
+    assert found["best_factor"] == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.8])
+def test_a_wrong_defocus_does_not_fit_and_the_factor_is_found(particles: Particles, factor: float) -> None:
+    found = facts(scaled(particles, factor))
+    assert found["agreement"] < 0.3
+    assert found["best_factor"] == pytest.approx(1.0 / factor, rel=0.06)
+    assert found["best_agreement"] > 0.8
+
+
+def test_noise_has_no_rings(particles: Particles, tmp_path: Path) -> None:
+    optics = particles.optics[0]
+    flat = np.zeros((BOX,) * 3, dtype=np.float32)
+    flat[BOX // 2, BOX // 2, BOX // 2] = 1.0
+    noise = simulate(flat, PIXEL_SIZE, Simulation(N, (optics,), snr=1e-8, particle_diameter=80.0), tmp_path)
+    assert facts(noise)["reliability"] < 0.5
+
+
+def test_optics_groups_of_one_kind_are_averaged_together(particles: Particles) -> None:
+    optics = particles.optics[0]
+    two = replace(
+        particles,
+        optics=(optics, replace(optics, name="other")),
+        optics_index=np.arange(N) % 2,
+        optics_table=particles.optics_table,
+    )
+    (together,) = thon_rings(two, np.ones(N, dtype=bool))
+    assert together.facts["images"] == N
+    different = replace(two, optics=(optics, replace(optics, pixel_size=2.0)))
+    assert [rings.facts["images"] for rings in thon_rings(different, np.ones(N, dtype=bool))] == [N // 2] * 2
+
+
+def test_images_that_are_not_good_are_left_out(particles: Particles) -> None:
+    good = np.arange(N) < 100
+    (rings,) = thon_rings(particles, good)
+    assert rings.facts["images"] == 100

@@ -1,0 +1,181 @@
+import base64
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryograd.config import Abinitio, to_toml
+from cryograd.data.mrc import write_map
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.data.star import write_particles_star
+from cryograd.errors import CryogradError
+from cryograd.report import map_images
+from cryograd.report.build import build_report
+from cryograd.report.load import load_run
+from cryograd.report.plots import view_density
+from cryograd.report.remarks import remarks
+from cryograd.report.surface import render_surface
+from cryograd.rotations import random_rotations
+
+N, BOX = 30, 16
+
+
+def log_row(iteration: int, **changes: object) -> dict:
+    row = {
+        "iteration": iteration,
+        "stage": "march",
+        "resolution": 40.0 - iteration,
+        "radius": 3.0,
+        "log_evidence": -10.0 + iteration,
+        "entropy": 1.0,
+        "step": 0.1,
+        "noise": 1.0,
+        "seconds": {"score": 0.5, "step": 0.1},
+    }
+    return {**row, **changes}
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run, made up; its surfaces are drawn small, which is faster."""
+    monkeypatch.setattr(map_images, "render_surface", partial(render_surface, pixels=40))
+    rng = np.random.default_rng(1)
+    z, y, x = np.mgrid[:BOX, :BOX, :BOX] - float(BOX // 2)
+    density = np.exp(-0.5 * (x**2 + y**2 + z**2) / 4.0).astype(np.float32)
+    optics = Optics("group", electron_wavelength(300.0), 2.7e7, 0.1, 4.0, BOX)
+    particles = simulate(density, 4.0, Simulation(N, (optics,)), tmp_path / "in")
+    folder = tmp_path / "run <1>"
+    config = Abinitio(particles=tmp_path / "in/particles.star", output=folder, max_shift=20.0)
+    folder.mkdir()
+    (folder / "run.toml").write_text(to_toml(config))
+    (folder / "log.jsonl").write_text("".join(json.dumps(log_row(i)) + "\n" for i in range(1, 8)))
+    write_map(folder / "volume.mrc", density, 4.0)
+    columns = {"cryogradPoseEntropy": rng.uniform(size=N), "rlnMaxValueProbDistribution": rng.uniform(size=N)}
+    rotations, shifts = random_rotations(N, rng), rng.normal(0.0, 3.0, (N, 2))
+    write_particles_star(folder / "particles.star", particles, rotations, shifts, columns)
+    metrics = {
+        "command": "abinitio",
+        "n_particles": N,
+        "wall_seconds": 61.0,
+        "device": "cpu",
+        "nothing": None,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_the_report_holds_all_sections(run_folder: Path) -> None:
+    page = build_report(run_folder).read_text()
+    for heading in ("Map", "Convergence", "Poses", "Time", "Record"):
+        assert f"<h2>{heading}</h2>" in page
+    # Three surfaces, slices and projections.
+    assert page.count("data:image/png;base64,") >= 9
+    assert page.count("<svg") == 5
+
+
+def test_the_report_works_offline(run_folder: Path) -> None:
+    page = build_report(run_folder).read_text()
+    addresses = re.findall(r'(?:src|href|xlink:href)="([^"#][^"]{0,11})', page)
+    assert addresses
+    assert all(address.startswith("data:image/p") for address in addresses)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(http" not in page
+
+
+def test_the_pictures_are_pngs(run_folder: Path) -> None:
+    page = build_report(run_folder).read_text()
+    for encoded in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
+        assert base64.b64decode(encoded).startswith(b"\x89PNG")
+
+
+def test_names_are_escaped(run_folder: Path) -> None:
+    page = build_report(run_folder).read_text()
+    assert "<1>" not in page
+    assert "run &lt;1&gt;" in page
+
+
+def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
+    first = build_report(run_folder).read_bytes()
+    assert build_report(run_folder).read_bytes() == first
+
+
+def test_identifiers_of_the_plots_do_not_collide(run_folder: Path) -> None:
+    page = build_report(run_folder).read_text()
+    clips = re.findall(r'<clipPath id="([^"]+)"', page)
+    assert len(clips) == len(set(clips))
+
+
+def test_an_unfinished_run_is_reported_as_such(run_folder: Path) -> None:
+    (run_folder / "metrics.json").unlink()
+    (run_folder / "particles.star").unlink()
+    page = build_report(run_folder).read_text()
+    assert "The run is not finished" in page
+    assert "<h2>Poses</h2>" not in page
+    assert "<h2>Convergence</h2>" in page
+
+
+def test_a_known_truth_is_shown(run_folder: Path) -> None:
+    comparison = {
+        "maps": {"frequencies": [0.0, 0.05, 0.1], "fsc": [1.0, 0.9, 0.2], "resolution_fsc05_angstrom": 13.25},
+        "poses": {"median_angle_degrees": 2.5, "median_shift_angstrom": 1.5},
+    }
+    (run_folder / "comparison.json").write_text(json.dumps(comparison))
+    write_map(run_folder / "truth.mrc", load_run(run_folder).volume, 4.0)
+    page = build_report(run_folder).read_text()
+    assert "<h2>Truth</h2>" in page
+    assert "13.2 Å" in page
+    assert "2.5°" in page
+
+
+@pytest.mark.parametrize("missing", ["run.toml", "log.jsonl", "volume.mrc"])
+def test_a_folder_without_a_run_is_refused(run_folder: Path, missing: str) -> None:
+    (run_folder / missing).unlink()
+    with pytest.raises(CryogradError, match=missing):
+        build_report(run_folder)
+    assert not (run_folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("broken", ["run.toml", "log.jsonl", "metrics.json"])
+def test_a_broken_file_is_named(run_folder: Path, broken: str) -> None:
+    (run_folder / broken).write_text("{")
+    with pytest.raises(CryogradError) as error:
+        build_report(run_folder)
+    assert error.value.where == str(run_folder / broken)
+
+
+def test_a_run_without_remarks_has_none(run_folder: Path) -> None:
+    assert remarks(load_run(run_folder)) == []
+
+
+def test_particles_at_the_limit_of_the_search_are_remarked(run_folder: Path) -> None:
+    settings = (run_folder / "run.toml").read_text().replace("max_shift = 20.0", "max_shift = 4.0")
+    (run_folder / "run.toml").write_text(settings)
+    (found,) = remarks(load_run(run_folder))
+    assert "limit of the shift search, 4 Å" in found
+
+
+def test_views_are_counted_on_equal_areas_with_their_equivalents() -> None:
+    rotations = random_rotations(40000, np.random.default_rng(2))
+    density = view_density(rotations, "C1", 16)
+    assert density.shape == (8, 16)
+    assert density.std() < 0.08
+    # A single view from above is four views, by D2 two of them from below.
+    single = view_density(np.eye(3)[None], "D2", 16)
+    assert single[0].sum() == pytest.approx(single[-1].sum())
+    assert np.count_nonzero(single.sum(axis=1)) == 2
+
+
+def test_the_map_in_the_report_is_not_flipped(run_folder: Path) -> None:
+    from cryograd.report.map_images import grey
+
+    image = np.zeros((8, 8))
+    image[6, 1] = 1.0  # y = +2, x = -3 from the centre: upper left when y points up
+    picture = grey(image, 0.0, 1.0)
+    row, column = np.unravel_index(picture.argmax(), picture.shape)
+    assert row < picture.shape[0] / 2
+    assert column < picture.shape[1] / 2
