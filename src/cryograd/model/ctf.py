@@ -63,9 +63,7 @@ def ctf(
     defocus_u, defocus_v, astigmatism_angle, phase_shift, b_factor, scale
         Per particle, shape (n,): Å, Å, radians, radians, Å², dimensionless.
     """
-    gamma = ctf_phase(
-        frequencies, wavelength, spherical_aberration, defocus_u, defocus_v, astigmatism_angle
-    )
+    gamma = ctf_phase(frequencies, wavelength, spherical_aberration, defocus_u, defocus_v, astigmatism_angle)
     k2 = frequencies.double().square().sum(-1)
     envelope = scale.double()[:, None] * torch.exp(-0.25 * b_factor.double()[:, None] * k2)
     value = envelope * torch.sin(-gamma + phase_shift.double()[:, None] + math.asin(amplitude_contrast))

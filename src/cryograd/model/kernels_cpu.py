@@ -1,13 +1,15 @@
 """Trilinear sampling of a half-space Fourier grid and its adjoint, compiled and threaded for CPU.
 
-Grids are real arrays (D, D, H, 2) of interleaved complex numbers, D = 2m + 1 and H = m + 1, with the origin at
-(m, m, 0) and kx in the last complex axis. Points with kx < 0 are read from their conjugate partner.
+Grids are real arrays (D, D, H, 2) of interleaved complex numbers, D = 2m + 1 and H = m + 1, with the origin
+at (m, m, 0) and kx in the last complex axis. Points with kx < 0 are read from their conjugate partner.
 """
 
 import math
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import njit, prange
+
+from cryograd import threads  # noqa: F401 - chooses numba's threading layer before the first launch
 
 # Partial grids that back-projection adds up in a fixed order: the sum does not depend on the thread count.
 PARTIAL_GRIDS = 8
@@ -16,7 +18,7 @@ PARTIAL_BYTES = 512 * 2**20
 
 @njit(inline="always")
 def _locate(rotation, scale, px, py, pz, m):
-    """First corner (flat index), fractions along xyz, and the sign of the imaginary part, of a rotated point."""
+    """Flat index of the first corner, fractions along xyz, and sign of the imaginary part, of a point."""
     x = scale * (rotation[0, 0] * px + rotation[1, 0] * py + rotation[2, 0] * pz)
     y = scale * (rotation[0, 1] * px + rotation[1, 1] * py + rotation[2, 1] * pz)
     z = scale * (rotation[0, 2] * px + rotation[1, 2] * py + rotation[2, 2] * pz)
@@ -82,33 +84,20 @@ def _insert(values, rotations, points, scale, m, partial):
                     grid[corner + three] += right * im
 
 
-def _with_threads(threads: int, kernel, *args) -> None:
-    """Run a kernel on as many threads as torch uses: one setting governs both."""
-    before = get_num_threads()
-    set_num_threads(max(1, min(threads, _LAUNCHED_THREADS)))
-    try:
-        kernel(*args)
-    finally:
-        set_num_threads(before)
-
-
-_LAUNCHED_THREADS = get_num_threads()
-
-
-def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float, threads: int) -> np.ndarray:
+def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float) -> np.ndarray:
     """Values (J, K, 2) of the grid at ``scale · Rᵀ p`` for every rotation (J, 3, 3) and point (K, 3)."""
     out = np.empty((len(rotations), len(points), 2), dtype=grid.dtype)
     half = grid.shape[2] - 1
-    _with_threads(threads, _sample, grid.reshape(-1), rotations, points, grid.dtype.type(scale), half, out)
+    _sample(grid.reshape(-1), rotations, points, grid.dtype.type(scale), half, out)
     return out
 
 
 def insert(
-    values: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float, half: int, threads: int
+    values: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float, half: int
 ) -> np.ndarray:
     """Grid (2·half+1, 2·half+1, half+1, 2) to which the adjoint of `sample` adds the values (J, K, 2)."""
     shape = (2 * half + 1, 2 * half + 1, half + 1, 2)
     parts = int(np.clip(PARTIAL_BYTES // (np.prod(shape) * values.itemsize), 1, PARTIAL_GRIDS))
     partial = np.zeros((parts, int(np.prod(shape))), dtype=values.dtype)
-    _with_threads(threads, _insert, values, rotations, points, values.dtype.type(scale), half, partial)
+    _insert(values, rotations, points, values.dtype.type(scale), half, partial)
     return partial.sum(axis=0).reshape(shape)

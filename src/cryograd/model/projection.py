@@ -28,9 +28,7 @@ def sample_grid(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -
         return _cuda_kernels().sample(grid, rotations, points, scale)
     from cryograd.model import kernels_cpu  # numba takes half a second to import
 
-    out = kernels_cpu.sample(
-        grid.numpy(), rotations.contiguous().numpy(), points.numpy(), scale, torch.get_num_threads()
-    )
+    out = kernels_cpu.sample(grid.numpy(), rotations.contiguous().numpy(), points.numpy(), scale)
     return torch.from_numpy(out)
 
 
@@ -42,12 +40,7 @@ def insert_grid(values: Tensor, rotations: Tensor, points: Tensor, scale: float,
     from cryograd.model import kernels_cpu
 
     out = kernels_cpu.insert(
-        values.contiguous().numpy(),
-        rotations.contiguous().numpy(),
-        points.numpy(),
-        scale,
-        half,
-        torch.get_num_threads(),
+        values.contiguous().numpy(), rotations.contiguous().numpy(), points.numpy(), scale, half
     )
     return torch.from_numpy(out)
 
@@ -97,12 +90,14 @@ class Projector:
 
     def __post_init__(self) -> None:
         if not 1 <= self.radius <= self.size / 2 - 1:
-            raise ValueError(f"radius {self.radius} is not within 1 and {self.size / 2 - 1} of box {self.size}")
+            raise ValueError(
+                f"radius {self.radius} is not within 1 and {self.size / 2 - 1} of box {self.size}"
+            )
 
     @property
     def half(self) -> int:
         """Largest index of the sampled grid along an axis: the radius and one more for interpolation."""
-        return int(np.ceil(self.radius * self.oversampling)) + 1
+        return int(np.floor(self.radius * self.oversampling)) + 1
 
     @cached_property
     def _correction(self) -> Tensor:
@@ -128,7 +123,9 @@ class Projector:
     def transform_adjoint(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`: a real volume (L, L, L) of a grid (D, D, H, 2)."""
         n, m = self.size * self.oversampling, self.half
-        spectrum = torch.zeros((n, n, n // 2 + 1), dtype=torch.view_as_complex(grid).dtype, device=grid.device)
+        spectrum = torch.zeros(
+            (n, n, n // 2 + 1), dtype=torch.view_as_complex(grid).dtype, device=grid.device
+        )
         k = torch.arange(-m, m + 1, device=grid.device) % n
         spectrum[k[:, None], k, : m + 1] = torch.view_as_complex(grid)
         # irfftn adds the conjugate partner of every kx > 0; the adjoint of rfftn does not.
@@ -159,7 +156,9 @@ class Projector:
         )
 
 
-def slice_points(disc: HalfDisc, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+def slice_points(
+    disc: HalfDisc, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Points (K, 3) of the central slice with normal z: the half-disc's (kx, ky) and kz = 0."""
     k = torch.as_tensor(disc.frequencies, dtype=dtype, device=device)
     return torch.nn.functional.pad(k, (0, 1)).contiguous()

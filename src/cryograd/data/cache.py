@@ -1,0 +1,234 @@
+"""Particle images at the working sampling: normalised once, masked and transformed a minibatch at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.data.optics import Optics
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
+from cryograd.model.ctf import beam_tilt_phase, ctf
+
+_CHUNK = 256
+# Width in working pixels of the soft edge of the mask around a particle.
+MASK_EDGE = 5.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Images of a minibatch before whitening.
+
+    Parameters
+    ----------
+    images
+        Fourier coefficients, shape (B, K), complex64.
+    ctf
+        Contrast transfer function, shape (B, K), float32.
+    group
+        Optics group of each image, shape (B,).
+    area
+        Fraction of the box inside each image's mask, shape (B,): what is left of the noise's power.
+    """
+
+    images: Tensor
+    ctf: Tensor
+    group: Tensor
+    area: Tensor
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """All images, normalised and cropped in Fourier space to the working box.
+
+    Parameters
+    ----------
+    particles
+        The metadata.
+    images
+        Normalised images at the working sampling, shape (n, W, W), float16.
+    extent
+        Side of the box in Å; the working pixel is ``extent / W``.
+    diameter
+        Particle diameter in Å.
+    device
+        Where minibatches are made.
+    """
+
+    particles: Particles
+    images: np.ndarray
+    extent: float
+    diameter: float
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Working box W in pixels."""
+        return self.images.shape[-1]
+
+    def load(self, indices: np.ndarray, disc: HalfDisc, centres: np.ndarray, margins: np.ndarray) -> Loaded:
+        """Images masked around their particles, and their CTFs, on a half-disc.
+
+        Parameters
+        ----------
+        indices
+            Particles, shape (B,).
+        disc
+            Coefficients wanted.
+        centres
+            Current origin offsets (x, y) in Å, shape (B, 2): the mask is centred at minus this.
+        margins
+            Å by which each mask is wider than the particle, shape (B,); infinite for no mask.
+        """
+        images = torch.as_tensor(np.ascontiguousarray(self.images[indices])).to(self.device).float()
+        mask = self._masks(centres, margins)
+        coefficients = pack_disc(fourier_2d(images * mask), disc)
+        group = torch.as_tensor(self.particles.optics_index[indices], device=self.device)
+        area = mask.square().mean(dim=(1, 2)).clamp(min=1e-3)
+        return Loaded(coefficients, self._ctf(indices, disc), group, area)
+
+    def _masks(self, centres: np.ndarray, margins: np.ndarray) -> Tensor:
+        pixel = self.extent / self.size
+        axis = torch.arange(self.size, device=self.device) - self.size // 2
+        centre = torch.as_tensor(-centres / pixel, dtype=torch.float32, device=self.device)
+        radius = torch.as_tensor(
+            (self.diameter / 2 + margins) / pixel, dtype=torch.float32, device=self.device
+        )
+        dx, dy = axis - centre[:, :1], axis - centre[:, 1:]
+        distance = torch.sqrt(dx[:, None, :].square() + dy[:, :, None].square())
+        edge = ((distance - radius[:, None, None]) / MASK_EDGE).clamp(0.0, 1.0)
+        return 0.5 + 0.5 * torch.cos(torch.pi * edge)
+
+    def _ctf(self, indices: np.ndarray, disc: HalfDisc) -> Tensor:
+        frequencies = torch.as_tensor(disc.frequencies / self.extent, device=self.device)
+        out = torch.empty(len(indices), len(disc), device=self.device)
+        groups = self.particles.optics_index[indices]
+        for number in np.unique(groups):
+            here = np.flatnonzero(groups == number)
+            optics = self.particles.optics[number]
+            values = (
+                torch.as_tensor(getattr(self.particles, name)[indices[here]], device=self.device)
+                for name in (
+                    "defocus_u",
+                    "defocus_v",
+                    "astigmatism_angle",
+                    "phase_shift",
+                    "b_factor",
+                    "scale",
+                )
+            )
+            group_ctf = ctf(
+                frequencies,
+                optics.wavelength,
+                optics.spherical_aberration,
+                optics.amplitude_contrast,
+                *values,
+            )
+            out[torch.as_tensor(here, device=self.device)] = (
+                group_ctf.abs() if optics.phase_flipped else group_ctf
+            )
+        return out
+
+
+def normalise(images: np.ndarray, radius: float) -> np.ndarray:
+    """Subtract the mean and divide by the standard deviation of the background outside a circle.
+
+    Parameters
+    ----------
+    images
+        Shape (n, L, L).
+    radius
+        Radius of the circle in pixels; where it leaves less than 5 % of the image, the corners are used.
+    """
+    size = images.shape[-1]
+    axis = np.arange(size) - size // 2
+    distance = np.hypot(*np.meshgrid(axis, axis))
+    background = distance > min(radius, float(np.quantile(distance, 0.95)))
+    values = images[:, background]
+    mean, std = values.mean(axis=1), values.std(axis=1)
+    return (images - mean[:, None, None]) / np.maximum(std, 1e-12)[:, None, None]
+
+
+def _resampling_matrices(optics: Optics, size: int, extent: float) -> tuple[Tensor, Tensor]:
+    """Separable DFTs from an image of a group to the frequencies n / extent of the working box.
+
+    Exact for any pixel size: the images of all optics groups end on one grid of frequencies.
+    """
+    positions = (np.arange(optics.box_size) - optics.box_size // 2) * optics.pixel_size
+    scale = optics.pixel_size / (extent / size)
+    n_y = np.fft.fftfreq(size, 1.0 / size)
+    n_x = np.arange(size // 2 + 1)
+    matrices = []
+    for n in (n_y, n_x):
+        keep = (np.abs(n) < size / 2) & (np.abs(n) < extent / (2.0 * optics.pixel_size))
+        matrices.append(scale * keep[:, None] * np.exp(-2j * np.pi * n[:, None] * positions / extent))
+    return tuple(torch.as_tensor(m, dtype=torch.complex64) for m in matrices)  # type: ignore[return-value]
+
+
+def resample(images: np.ndarray, optics: Optics, size: int, extent: float) -> np.ndarray:
+    """Images (n, L, L) of a group at the working sampling, (n, W, W) float16, beam tilt undone."""
+    matrix_y, matrix_x = _resampling_matrices(optics, size, extent)
+    spectrum = matrix_y @ (torch.as_tensor(images).to(torch.complex64) @ matrix_x.T)
+    if any(optics.beam_tilt):
+        ky = np.fft.fftfreq(size, extent / size)
+        kx = np.arange(size // 2 + 1) / extent
+        k = torch.as_tensor(np.stack(np.meshgrid(kx, ky), axis=-1).reshape(-1, 2))
+        phase = beam_tilt_phase(k, optics.wavelength, optics.spherical_aberration, optics.beam_tilt)
+        spectrum = spectrum * torch.polar(torch.ones_like(phase), -phase).view(size, -1).to(torch.complex64)
+    # The matrices are centred already.
+    centred = torch.fft.irfft2(spectrum, s=(size, size))
+    return torch.fft.fftshift(centred, dim=(-2, -1)).half().numpy()
+
+
+def build_cache(
+    particles: Particles,
+    size: int,
+    extent: float,
+    diameter: float,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageCache:
+    """Read, normalise and resample all images.
+
+    Parameters
+    ----------
+    particles
+        What to read.
+    size
+        Working box W in pixels.
+    extent
+        Side of the working box in Å.
+    diameter
+        Particle diameter in Å, outside which is background.
+    device
+        Where minibatches will be made.
+    progress
+        Called with the number of images read and the number of all.
+
+    Raises
+    ------
+    CryogradError
+        Images are premultiplied by their CTF, cannot be read, or hold bad values.
+    """
+    for optics in particles.optics:
+        if optics.premultiplied:
+            raise CryogradError(
+                f"the images of optics group {optics.name} are premultiplied by their CTF",
+                particles.source,
+                "extract them again without premultiplication",
+            )
+    images = np.empty((len(particles), size, size), dtype=np.float16)
+    done = 0
+    for number, optics in enumerate(particles.optics):
+        members = np.flatnonzero(particles.optics_index == number)
+        for start in range(0, len(members), _CHUNK):
+            chunk = members[start : start + _CHUNK]
+            raw = normalise(particles.images(chunk), 0.5 * diameter / optics.pixel_size)
+            images[chunk] = resample(raw, optics, size, extent)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(particles))
+    return ImageCache(particles, images, extent, diameter, device)

@@ -1,0 +1,85 @@
+"""Variance of the noise per Fourier shell and optics group."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryograd.fourier import HalfDisc, fourier_2d, radius_grid
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of the unnormalised transform: E|n(k)|² = variance[group, shell of k].
+
+    Parameters
+    ----------
+    variance
+        Shape (groups, shells), shells by nearest integer radius.
+    """
+
+    variance: Tensor
+
+    def on_disc(self, disc: HalfDisc, group: Tensor) -> Tensor:
+        """Variance at each coefficient of each image, shape (B, K)."""
+        shells = torch.as_tensor(disc.shells, device=self.variance.device)
+        return self.variance[:, shells][group]
+
+    def updated(self, residual: Tensor, disc: HalfDisc, group: Tensor, area: Tensor, rate: float) -> "Noise":
+        """Move the variance towards what the residuals of a minibatch say.
+
+        Parameters
+        ----------
+        residual
+            E|X − C P V|² / σ², shape (B, K), σ² being the present variance.
+        disc
+            The coefficients.
+        group
+            Optics group of each image, shape (B,).
+        area
+            Fraction of each image that its mask leaves, shape (B,).
+        rate
+            Weight of the minibatch in the running average.
+        """
+        ratio = residual / area[:, None]
+        shells = torch.as_tensor(disc.shells, device=ratio.device).expand_as(ratio)
+        where = (group[:, None] * self.variance.shape[1] + shells).reshape(-1)
+        total = torch.zeros(self.variance.numel(), dtype=torch.float64, device=ratio.device)
+        count = torch.zeros_like(total)
+        total.index_add_(0, where, ratio.reshape(-1).double())
+        count.index_add_(0, where, torch.ones_like(where, dtype=torch.float64))
+        seen = count > 0
+        factor = torch.ones_like(total)
+        factor[seen] = 1.0 - rate + rate * total[seen] / count[seen]
+        return Noise((self.variance.double() * factor.view_as(self.variance)).to(self.variance.dtype))
+
+
+def noise_from_corners(images: Tensor, group: Tensor, groups: int, radius: float) -> Noise:
+    """Noise variance from what lies outside a circle around the image centre.
+
+    Parameters
+    ----------
+    images
+        Real images (n, L, L).
+    group
+        Optics group of each image, shape (n,).
+    groups
+        Number of optics groups.
+    radius
+        Radius of the circle in pixels; the corners must hold at least some of the image.
+    """
+    size = images.shape[-1]
+    axis = torch.arange(size, device=images.device) - size // 2
+    distance = torch.hypot(*torch.meshgrid(axis.float(), axis.float(), indexing="ij"))
+    outside = 0.5 - 0.5 * torch.cos(torch.pi * ((distance - radius) / 3.0 + 0.5).clamp(0.0, 1.0))
+    power = fourier_2d(images * outside).abs().square().double() / outside.square().mean()
+    shells = torch.round(radius_grid(size, 2, images.device)).long().clamp(max=size // 2).expand_as(power)
+    where = (group[:, None, None] * (size // 2 + 1) + shells).reshape(-1)
+    total = torch.zeros(groups * (size // 2 + 1), dtype=torch.float64, device=images.device)
+    count = torch.zeros_like(total)
+    total.index_add_(0, where, power.reshape(-1))
+    count.index_add_(0, where, torch.ones_like(where, dtype=torch.float64))
+    variance = (total / count.clamp(min=1)).view(groups, -1)
+    # Corners leak DC into the first shell; the second is a better guess of it.
+    variance[:, :2] = variance[:, 2:3]
+    return Noise(variance.float())

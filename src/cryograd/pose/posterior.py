@@ -1,0 +1,299 @@
+"""Posterior over poses: exhaustive on a shared grid, then refined cell by cell for each image.
+
+Everything here is whitened: images and CTFs are divided by the standard deviation of the noise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.model.projection import Projector
+from cryograd.model.shift import shift_phases
+from cryograd.pose.epilogue import softmax_poses
+from cryograd.pose.product import matmul_precision
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+
+# Scores of a block of images are to stay in cache between the product and the softmax.
+BLOCK_BYTES = 16 * 2**20
+# Rotations with less than this responsibility do not enter the statistics of an image.
+NEGLIGIBLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A whitened minibatch on one half-disc.
+
+    Parameters
+    ----------
+    images
+        Fourier coefficients X / σ, shape (B, K), complex64.
+    ctf
+        C / σ, shape (B, K), float32.
+    log_norm
+        −‖X / σ‖² − Σ log πσ², shape (B,): makes the evidence comparable between noise models.
+    """
+
+    images: Tensor
+    ctf: Tensor
+    log_norm: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def prefix(self, k: int) -> "Batch":
+        """The batch on a smaller half-disc: the first ``k`` coefficients."""
+        return Batch(self.images[:, :k], self.ctf[:, :k], self.log_norm)
+
+    def part(self, images: slice) -> "Batch":
+        """Some of the images."""
+        return Batch(self.images[images], self.ctf[images], self.log_norm[images])
+
+
+@dataclass(frozen=True)
+class Poses:
+    """What the posterior says of each image of a batch.
+
+    Parameters
+    ----------
+    rotations, shifts
+        The most probable pose: matrices (B, 3, 3) and origin offsets (B, 2) in Å.
+    log_evidence
+        log p(X | V), shape (B,).
+    entropy
+        Entropy in nats of the marginal over rotations, shape (B,).
+    max_probability
+        Largest responsibility of a rotation, shape (B,).
+    """
+
+    rotations: Tensor
+    shifts: Tensor
+    log_evidence: Tensor
+    entropy: Tensor
+    max_probability: Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sufficient statistics of a minibatch per slice (the M-step's b and a), and the slices themselves.
+
+    Parameters
+    ----------
+    rotations
+        Shape (J, 3, 3).
+    slices
+        P_j V, shape (J, K), complex64.
+    cross
+        b_j = Σ_il γ_ijl C_i S_l X_i, shape (J, K), complex64.
+    power
+        a_j = Σ_il γ_ijl C_i², shape (J, K), float32.
+    """
+
+    rotations: Tensor
+    slices: Tensor
+    cross: Tensor
+    power: Tensor
+
+
+def as_real(values: Tensor) -> Tensor:
+    """Stack complex coefficients (..., K) as reals (..., 2K), real parts first."""
+    return torch.cat([values.real, values.imag], dim=-1)
+
+
+def as_complex(values: Tensor) -> Tensor:
+    """Undo `as_real`."""
+    return torch.complex(*values.chunk(2, dim=-1))
+
+
+def shifted_templates(batch: Batch, phases: Tensor) -> Tensor:
+    """C_i S_l X_i as stacked reals (B, S, 2K), for phase factors (S, K) or (B, S, K)."""
+    return as_real((batch.ctf * batch.images)[:, None] * phases.conj())
+
+
+def rotation_entropy(marginal: Tensor) -> Tensor:
+    """Entropy in nats of marginals over rotations (B, J)."""
+    return torch.special.entr(marginal).sum(dim=-1)
+
+
+@dataclass
+class Exhaustive:
+    """Result of the exhaustive evaluation: marginals (B, J) and (B, S), evidence, statistics if asked for."""
+
+    rotation_marginal: Tensor
+    shift_marginal: Tensor
+    log_evidence: Tensor
+    cross: Tensor | None
+    power: Tensor | None
+
+
+def evaluate_exhaustive(
+    batch: Batch, slices: Tensor, phases: Tensor, log_shift: Tensor, precision: str, statistics: bool
+) -> Exhaustive:
+    """Evaluate every image at every pose of a shared quadrature.
+
+    Parameters
+    ----------
+    batch
+        Whitened images and CTFs on K coefficients.
+    slices
+        P_j V, shape (J, K).
+    phases
+        Phase factors of the shifts, shape (S, K).
+    log_shift
+        Log weights of the shifts, shape (S,).
+    precision
+        Of the two large products, as in `matmul_precision`.
+    statistics
+        Whether to accumulate the statistics b (J, K) and a (J, K) of all images together.
+    """
+    J, S, K = len(slices), len(phases), slices.shape[1]
+    real_slices = as_real(slices)
+    norms = batch.ctf.square() @ (slices.real.square() + slices.imag.square()).T
+    device = slices.device
+    rotation_marginal = torch.empty(len(batch), J, device=device)
+    shift_marginal = torch.empty(len(batch), S, device=device)
+    evidence = torch.empty(len(batch), device=device)
+    cross = torch.zeros(J, 2 * K, device=device) if statistics else None
+    block = max(1, min(8, BLOCK_BYTES // (4 * S * J)))
+    for start in range(0, len(batch), block):
+        part = slice(start, start + block)
+        templates = shifted_templates(batch.part(part), phases)
+        flat = templates.reshape(-1, 2 * K)
+        with matmul_precision(precision):
+            scores = (flat @ real_slices.T).view(-1, S, J)
+        evidence[part], rotation_marginal[part], shift_marginal[part] = softmax_poses(
+            scores, norms[part], log_shift
+        )
+        if cross is not None:
+            flat = flat * (1.0 / scores.sum(dim=(1, 2))).repeat_interleave(S)[:, None]
+            with matmul_precision(precision):
+                cross.addmm_(scores.view(-1, J).T, flat)
+    evidence += batch.log_norm - math.log(J)
+    power = rotation_marginal.T @ batch.ctf.square() if statistics else None
+    return Exhaustive(
+        rotation_marginal, shift_marginal, evidence, None if cross is None else as_complex(cross), power
+    )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Candidate cells of each image: rotations (B, M, 3, 3) and shifts (B, S, 2) and their sides."""
+
+    rotations: Tensor
+    shifts: Tensor
+    angle: float
+    length: float
+
+    def split(self) -> "Cells":
+        """Eight times the rotations and four times the shifts, in cells of half the side."""
+        rotations = split_rotations(self.rotations, self.angle).flatten(1, 2)
+        shifts = split_shifts(self.shifts, self.length).flatten(1, 2)
+        return Cells(rotations, shifts, self.angle / 2, self.length / 2)
+
+
+def best_cells(
+    rotations: Tensor,
+    shifts: Tensor,
+    rotation_marginal: Tensor,
+    shift_marginal: Tensor,
+    keep: tuple[int, int],
+    sides: tuple[float, float],
+) -> Cells:
+    """The most probable rotations and shifts of each image, of a shared grid or of its own candidates."""
+    m, s = min(keep[0], rotation_marginal.shape[1]), min(keep[1], shift_marginal.shape[1])
+    rows = torch.arange(len(rotation_marginal), device=rotation_marginal.device)[:, None]
+    top_rotations = rotation_marginal.topk(m, dim=1).indices
+    top_shifts = shift_marginal.topk(s, dim=1).indices
+    if rotations.ndim == 3:
+        return Cells(rotations[top_rotations], shifts[top_shifts], *sides)
+    return Cells(rotations[rows, top_rotations], shifts[rows, top_shifts], *sides)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Posterior of a block of images over their own candidate poses.
+
+    Parameters
+    ----------
+    slices
+        P V at the candidates, shape (b, M, K).
+    templates
+        Shifted templates, shape (b, S, 2K).
+    joint
+        Responsibilities, shape (b, S, M).
+    log_evidence
+        Shape (b,), up to the weight of a cell.
+    """
+
+    slices: Tensor
+    templates: Tensor
+    joint: Tensor
+    log_evidence: Tensor
+
+
+def evaluate_local(
+    batch: Batch,
+    cells: Cells,
+    grid: Tensor,
+    projector: Projector,
+    points: Tensor,
+    frequencies: Tensor,
+    prior_sigma: float,
+) -> Local:
+    """Evaluate each image at its own rotations × shifts.
+
+    Parameters
+    ----------
+    batch
+        Whitened images on K coefficients.
+    cells
+        Candidates of each image.
+    grid, projector
+        The volume's transform and its projector.
+    points
+        Points of a slice, shape (K, 3).
+    frequencies
+        (kx, ky) of each coefficient in 1/Å, shape (K, 2).
+    prior_sigma
+        Standard deviation of the shifts' prior per axis in Å.
+    """
+    b, m = cells.rotations.shape[:2]
+    slices = projector.sample(grid, cells.rotations.reshape(-1, 3, 3), points).view(b, m, -1)
+    templates = shifted_templates(batch, shift_phases(frequencies, cells.shifts))
+    scores = torch.bmm(templates, as_real(slices).transpose(1, 2))
+    power = torch.bmm(slices.abs().square(), batch.ctf.square()[:, :, None]).squeeze(-1)
+    log_prior = -0.5 * cells.shifts.square().sum(dim=-1) / prior_sigma**2
+    logits = (2.0 * scores - power[:, None] + log_prior[:, :, None]).view(b, -1)
+    top = logits.amax(dim=1, keepdim=True)
+    joint = torch.softmax(logits, dim=1).view(scores.shape)
+    evidence = (logits - top).exp().sum(dim=1).log() + top[:, 0]
+    return Local(slices, templates, joint, evidence)
+
+
+def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statistics, Tensor]:
+    """Statistics of a block of images from their rotations that matter, and the residual's power (b, K).
+
+    The residual's power is E|X − C P V|² / σ² under the posterior.
+    """
+    marginal = local.joint.sum(dim=1)
+    image, rotation = torch.nonzero(marginal > NEGLIGIBLE, as_tuple=True)
+    # Renormalised over what is kept, so that every image counts once.
+    kept = torch.where(marginal > NEGLIGIBLE, marginal, 0.0).sum(dim=1)
+    cross = as_complex(torch.bmm(local.joint.transpose(1, 2), local.templates))[image, rotation]
+    cross = cross / kept[image, None]
+    weight = marginal[image, rotation] / kept[image]
+    power = weight[:, None] * batch.ctf.square()[image]
+    slices = local.slices[image, rotation]
+    explained = power * slices.abs().square() - 2.0 * (slices.conj() * cross).real
+    residual = batch.images.abs().square().index_add(0, image, explained)
+    return Statistics(cells.rotations[image, rotation], slices, cross, power), residual
+
+
+def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:
+    """Log of the prior weight of one refined cell: its share of the grids' cells and the shifts' prior."""
+    rotation = -math.log(len(grid.matrices)) + 3.0 * math.log(cells.angle / grid.spacing)
+    normaliser = -0.5 * (shifts.shifts**2).sum(axis=-1) / shifts.prior_sigma**2
+    shift = -float(np.logaddexp.reduce(normaliser)) + 2.0 * math.log(cells.length / shifts.spacing)
+    return rotation + shift

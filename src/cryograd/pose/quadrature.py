@@ -1,0 +1,113 @@
+"""Quadratures over directions, in-plane angles and shifts whose spacing follows the resolution."""
+
+from dataclasses import dataclass
+
+import healpix
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cryograd.model.symmetry import in_asymmetric_unit
+from cryograd.rotations import euler_to_matrix
+
+# Sides of the cells in which a cell is split: eight rotations, four shifts, at ±1/4 of the cell's side.
+_SPLIT_3D = np.stack(np.meshgrid(*[[-0.25, 0.25]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+_SPLIT_2D = np.stack(np.meshgrid(*[[-0.25, 0.25]] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def angular_spacing(radius: float) -> float:
+    """Angle in radians at which neighbouring slices are one Fourier pixel apart at the radius: atan(1/r)."""
+    return float(np.arctan(1.0 / radius))
+
+
+@dataclass(frozen=True)
+class RotationGrid:
+    """Rotations that cover SO(3), or its asymmetric unit, with cells of nearly equal volume.
+
+    Parameters
+    ----------
+    matrices
+        Rotation matrices, shape (J, 3, 3).
+    spacing
+        Side of a cell in radians.
+    """
+
+    matrices: np.ndarray
+    spacing: float
+
+    @staticmethod
+    def covering(spacing: float, group: np.ndarray) -> "RotationGrid":
+        """HEALPix directions × uniform in-plane angles, no farther apart than ``spacing`` radians.
+
+        Of each orbit of the point group (|G|, 3, 3) one rotation is kept.
+        """
+        nside = int(np.ceil(np.sqrt(np.pi / 3.0) / spacing))
+        tilt, rot = healpix.pix2ang(nside, np.arange(12 * nside**2))
+        directions = np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=-1)
+        keep = in_asymmetric_unit(directions, group)
+        n_psi = int(np.ceil(2.0 * np.pi / spacing))
+        psi = 2.0 * np.pi * np.arange(n_psi) / n_psi
+        euler = np.empty((int(keep.sum()), n_psi, 3))
+        euler[..., 0], euler[..., 1], euler[..., 2] = rot[keep, None], tilt[keep, None], psi
+        # The largest side of a cell, so that its children cover it.
+        side = max(np.sqrt(np.pi / 3.0) / nside, 2.0 * np.pi / n_psi)
+        return RotationGrid(euler_to_matrix(euler).reshape(-1, 3, 3), float(side))
+
+    def turned(self, rng: np.random.Generator) -> "RotationGrid":
+        """The grid turned as a whole by a random rotation of about one cell, so that errors average out.
+
+        The turn is on the image's side and leaves the asymmetric unit one.
+        """
+        turn = Rotation.from_rotvec(rng.uniform(-0.5, 0.5, 3) * self.spacing).as_matrix()
+        return RotationGrid(turn @ self.matrices, self.spacing)
+
+
+@dataclass(frozen=True)
+class ShiftGrid:
+    """Shifts on a square lattice inside a circle, weighted by their prior.
+
+    Parameters
+    ----------
+    shifts
+        Origin offsets (x, y) in Å, shape (S, 2).
+    spacing
+        Lattice constant in Å.
+    prior_sigma
+        Standard deviation per axis of the Gaussian prior in Å.
+    """
+
+    shifts: np.ndarray
+    spacing: float
+    prior_sigma: float
+
+    @staticmethod
+    def covering(
+        spacing: float, max_shift: float, prior_sigma: float, offset: np.ndarray | None = None
+    ) -> "ShiftGrid":
+        """Lattice of the given spacing (Å), displaced by ``offset`` cells, within ``max_shift`` Å."""
+        n = int(np.ceil(max_shift / spacing)) + 1
+        axis = np.arange(-n, n + 1, dtype=np.float64)
+        x, y = np.meshgrid(axis, axis, indexing="xy")
+        lattice = np.stack([x.ravel(), y.ravel()], axis=-1)
+        lattice = (lattice + (0.0 if offset is None else offset)) * spacing
+        inside = np.hypot(*lattice.T) <= max(max_shift, 0.75 * spacing)
+        return ShiftGrid(lattice[inside], spacing, prior_sigma)
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """Log of the normalised prior weight of each shift, shape (S,)."""
+        log_weight = -0.5 * (self.shifts**2).sum(axis=-1) / self.prior_sigma**2
+        return log_weight - np.logaddexp.reduce(log_weight)
+
+
+def split_rotations(rotations: Tensor, spacing: float) -> Tensor:
+    """Eight children (..., 8, 3, 3) of each rotation cell (..., 3, 3) of the given side in radians."""
+    turns = Rotation.from_rotvec(_SPLIT_3D * spacing).as_matrix()
+    return torch.as_tensor(turns, dtype=rotations.dtype, device=rotations.device) @ rotations[..., None, :, :]
+
+
+def split_shifts(shifts: Tensor, spacing: float) -> Tensor:
+    """Four children (..., 4, 2) of each shift cell (..., 2) of the given side in Å."""
+    offsets = torch.as_tensor(_SPLIT_2D * spacing, dtype=shifts.dtype, device=shifts.device)
+    return shifts[..., None, :] + offsets
