@@ -40,7 +40,7 @@ def abinitio(
     return run
 
 
-def without_times(folder: Path) -> list[dict]:
+def log_rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -98,7 +98,7 @@ def test_the_record_says_what_was_asked(abinitio: Callable, tmp_path: Path) -> N
 
 def test_the_log_has_a_row_an_iteration(abinitio: Callable, tmp_path: Path) -> None:
     abinitio(tmp_path / "run")
-    assert [row["iteration"] for row in without_times(tmp_path / "run")] == list(range(1, ITERATIONS + 1))
+    assert [row["iteration"] for row in log_rows(tmp_path / "run")] == list(range(1, ITERATIONS + 1))
 
 
 @pytest.mark.parametrize("stop", [2, ITERATIONS])
@@ -111,7 +111,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     )
     interrupted = abinitio(tmp_path / "parts", "--seed", 7)
     assert interrupted.status == 130
-    assert len(without_times(tmp_path / "parts")) == stop
+    assert len(log_rows(tmp_path / "parts")) == stop
     engine.before_iteration = lambda iteration: None
     assert abinitio(tmp_path / "parts", "--seed", 7, "--resume").status == 0
     for name in ("volume.mrc", "mask.mrc", "particles.star", "log.jsonl"):
@@ -280,3 +280,32 @@ def test_resume_with_other_settings_is_refused(
 def test_resume_may_save_at_another_interval(abinitio: Callable, tmp_path: Path) -> None:
     abinitio(tmp_path / "run")
     assert abinitio(tmp_path / "run", "--resume", "--checkpoint-seconds", 5).status == 0
+
+
+def test_a_log_that_reaches_beyond_the_checkpoint_is_cut_on_resume(
+    abinitio: Callable, engine: FakeEngine, tmp_path: Path
+) -> None:
+    def fail(iteration: int) -> None:
+        if iteration == 4:
+            raise ZeroDivisionError
+
+    engine.before_iteration = fail
+    with pytest.raises(ZeroDivisionError):
+        abinitio(tmp_path / "run", "--checkpoint-seconds", 1000)
+    assert checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["iteration"] == 1
+    assert len(log_rows(tmp_path / "run")) == 3
+    engine.before_iteration = lambda iteration: None
+    assert abinitio(tmp_path / "run", "--resume").status == 0
+    assert [row["iteration"] for row in log_rows(tmp_path / "run")] == list(range(1, ITERATIONS + 1))
+
+
+def test_the_time_of_a_resumed_run_includes_its_earlier_parts(
+    abinitio: Callable, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.before_iteration = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 2 else None
+    abinitio(tmp_path / "run")
+    path = tmp_path / "run/checkpoint/state.pt"
+    checkpoint.save(path, checkpoint.Checkpoint(checkpoint.load(path).state, 5000.0))
+    engine.before_iteration = lambda i: None
+    abinitio(tmp_path / "run", "--resume")
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["wall_seconds"] > 5000.0

@@ -1,0 +1,37 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import FakeEngine, Outcome, tree
+
+
+def test_the_demonstration_says_where_to_look(
+    engine: FakeEngine, cryograd_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = cryograd_command("demo", "-o", tmp_path / "demo", "--particles", 50)
+    assert outcome.status == 0, outcome.err
+    report = tmp_path / "demo/run/report.html"
+    assert f"open    {report}" in outcome.out
+    assert "<h2>Truth</h2>" in report.read_text()
+    comparison = json.loads((tmp_path / "demo/run/comparison.json").read_text())
+    assert comparison["poses"]["n_particles"] == 50
+
+
+def test_a_folder_in_use_is_refused(engine: FakeEngine, refused: Callable, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert refused("demo", "-o", tmp_path).startswith("the output folder is not empty")
+    assert tree(tmp_path) == {"notes.txt"}
+
+
+@pytest.mark.slow
+def test_the_demonstration_finds_the_molecule(
+    cryograd_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = cryograd_command("demo", "-o", tmp_path / "demo", "--json")
+    result = json.loads(outcome.out)
+    assert result["maps"]["resolution_fsc05_angstrom"] < 20.0
+    assert result["maps"]["correlation"] > 0.8
+    assert result["poses"]["median_angle_degrees"] < 10.0
+    assert result["poses"]["median_shift_angstrom"] < 5.0
