@@ -23,6 +23,7 @@ _LIGHT = np.array([-0.45, 0.55, 0.75]) / np.linalg.norm([-0.45, 0.55, 0.75])
 _MIRROR = (_LIGHT + np.eye(3)[2]) / np.linalg.norm(_LIGHT + np.eye(3)[2])
 _STEP = 0.5
 _COARSE = 48
+_LARGEST_GRID = 256
 _BISECTIONS = 6
 
 # Rotation matrices. Their rows are the picture's right, up, and the direction to the viewer.
@@ -165,9 +166,8 @@ def render_surface(
         RGBA of shape (pixels, pixels, 4), transparent where there is nothing, the first row on top.
     """
     v = np.asarray(volume, dtype=np.float64)
-    # On a finer grid linear interpolation shows no facets.
-    size = 2 * v.shape[0] if v.shape[0] <= 128 else v.shape[0]
-    fine = resize_volume(torch.tensor(v), size).numpy()
+    # On a finer grid linear interpolation shows no facets; a much finer one than the picture would be wasted.
+    fine = resize_volume(torch.tensor(v), min(2 * v.shape[0], _LARGEST_GRID)).numpy()
     turn = np.asarray(rotation, dtype=np.float64)
     reach = _extent(fine, level)
     # Drawn at twice the size, so that edges are smooth after averaging.
