@@ -61,7 +61,7 @@ def check_compilation():
 
     from cryograd.model import kernels_cuda
 
-    sizes = {"n_points": "i32", "m": "i32", "block": "constexpr"}
+    sizes = {"n_points": "i32", "m": "i32"}
     for real in ("*fp32", "*fp64"):
         pointers = {
             kernels_cuda._sample: dict.fromkeys(("grid", "rotations", "points", "out"), real),
@@ -69,7 +69,7 @@ def check_compilation():
             | {"total": "*i64"},
         }
         for kernel, signature in pointers.items():
-            source = ASTSource(kernel, signature | sizes, {"block": kernels_cuda.BLOCK})
+            source = ASTSource(kernel, signature | sizes)
             compiled = triton.compile(source, target=GPUTarget("cuda", 80, 32))
             # An atomic addition of floats would be fast, and different from run to run.
             assert "add.f" not in "".join(s for s in compiled.asm["ptx"].splitlines() if "global" in s)

@@ -9,7 +9,7 @@ import triton  # pyright: ignore[reportMissingImports] - comes with the CUDA bui
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-BLOCK = 256
+BLOCK = tl.constexpr(256)
 # Bits of the fixed-point sums of back-projection: one below int64's sign bit and one for the roundings.
 FIXED_POINT_BITS = 61
 
@@ -46,9 +46,9 @@ def _edge(grid, at, fx, inside):
 
 
 @triton.jit
-def _sample(grid, rotations, points, out, n_points, m, block: tl.constexpr):
+def _sample(grid, rotations, points, out, n_points, m):
     j = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) * block + tl.arange(0, block)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = k < n_points
     c, fx, fy, fz, behind = _locate(rotations, points, j, k, inside, m)
     row = 2 * (m + 1)
@@ -74,9 +74,9 @@ def _add_edge(total, at, fx, re, im, inside):
 
 
 @triton.jit
-def _insert(values, rotations, points, unit, total, n_points, m, block: tl.constexpr):
+def _insert(values, rotations, points, unit, total, n_points, m):
     j = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) * block + tl.arange(0, block)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = k < n_points
     c, fx, fy, fz, behind = _locate(rotations, points, j, k, inside, m)
     row = 2 * (m + 1)
@@ -98,11 +98,11 @@ def sample(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -> Ten
     n_slices, n_points = len(rotations), len(points)
     out = torch.empty(n_slices, n_points, 2, dtype=grid.dtype, device=grid.device)
     if out.numel():
-        blocks = (n_slices, triton.cdiv(n_points, BLOCK))
+        blocks = (n_slices, triton.cdiv(n_points, BLOCK.value))
         scaled = (scale * rotations).contiguous()
         with torch.cuda.device_of(grid):
             _sample[blocks](  # pyright: ignore[reportIndexIssue]
-                grid.contiguous(), scaled, points.contiguous(), out, n_points, grid.shape[2] - 1, BLOCK
+                grid.contiguous(), scaled, points.contiguous(), out, n_points, grid.shape[2] - 1
             )
     return out
 
@@ -119,10 +119,10 @@ def insert(values: Tensor, rotations: Tensor, points: Tensor, scale: float, half
     total = torch.zeros(shape, dtype=torch.int64, device=values.device)
     if values.numel():
         n_slices, n_points = values.shape[:2]
-        blocks = (n_slices, triton.cdiv(n_points, BLOCK))
+        blocks = (n_slices, triton.cdiv(n_points, BLOCK.value))
         scaled = (scale * rotations).contiguous()
         with torch.cuda.device_of(values):
             _insert[blocks](  # pyright: ignore[reportIndexIssue]
-                values.contiguous(), scaled, points.contiguous(), per_unit, total, n_points, half, BLOCK
+                values.contiguous(), scaled, points.contiguous(), per_unit, total, n_points, half
             )
     return (total.double() / per_unit).to(values.dtype)
