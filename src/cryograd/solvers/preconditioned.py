@@ -1,0 +1,98 @@
+"""Minibatch steps preconditioned by the running curvature, with momentum."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+
+
+@dataclass(frozen=True)
+class PreconditionedState:
+    """What a run of the solver remembers.
+
+    Parameters
+    ----------
+    momentum
+        Running mean of the gradients, (L, L, L), and the weight that it has gathered.
+    curvature
+        Running mean of the curvatures, (L, L, L//2 + 1), and its weight, which newly opened frequencies
+        gather from the start: both means are free of the bias towards their start at zero.
+    """
+
+    momentum: Tensor
+    momentum_weight: float
+    curvature: Tensor
+    curvature_weight: Tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors on the CPU and plain data."""
+        return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """V ← V − η F⁻¹[ F m / max(h, floor) ], m and h the running means of gradient and curvature.
+
+    Parameters
+    ----------
+    momentum
+        Decay of the running gradient per step.
+    memory
+        Decay of the running curvature per step.
+    floor
+        Least curvature as a fraction of its mean over the open frequencies: starved ones move slowly.
+    """
+
+    momentum: float = 0.5
+    memory: float = 0.9
+    floor: float = 0.02
+
+    def init(self, volume: Tensor) -> PreconditionedState:
+        """State before the first step."""
+        half = torch.zeros_like(fourier_3d(volume).real)
+        return PreconditionedState(torch.zeros_like(volume), 0.0, half, half.clone())
+
+    def step(
+        self,
+        state: PreconditionedState,
+        volume: Tensor,
+        gradient: Tensor,
+        curvature: Tensor,
+        radius: float,
+        rate: float,
+    ) -> tuple[Tensor, PreconditionedState]:
+        """Take one step.
+
+        Parameters
+        ----------
+        state
+            What the last step returned.
+        volume, gradient
+            Shape (L, L, L).
+        curvature
+            In the unit in which F⁻¹[F g / h] is Newton's step, shape (L, L, L//2 + 1).
+        radius
+            Open frequencies, in Fourier pixels.
+        rate
+            Step size η; curvatures being row sums, 1 is about a third of a Newton step.
+
+        Returns
+        -------
+        tuple
+            The new volume, before any projection, and the new state.
+        """
+        open_ = radius_grid(volume.shape[-1], 3, volume.device) <= radius
+        following = PreconditionedState(
+            self.momentum * state.momentum + (1.0 - self.momentum) * gradient,
+            self.momentum * state.momentum_weight + (1.0 - self.momentum),
+            self.memory * state.curvature + (1.0 - self.memory) * curvature,
+            self.memory * state.curvature_weight + (1.0 - self.memory) * open_,
+        )
+        mean = following.curvature[open_] / following.curvature_weight[open_]
+        inverse = torch.zeros_like(curvature)
+        inverse[open_] = 1.0 / torch.clamp(mean, min=self.floor * float(mean.mean()))
+        direction = fourier_3d(following.momentum / following.momentum_weight) * inverse
+        return volume - rate * inverse_fourier_3d(direction, volume.shape[-1]), following

@@ -1,0 +1,97 @@
+"""What each iteration of an ab initio run does: stage, radius, step size, minibatch, surviving starts."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration.
+
+    Parameters
+    ----------
+    stage
+        ``starts``, ``march``, ``settle`` or ``poses``.
+    radius
+        Fourier pixels.
+    rate
+        Step size.
+    images
+        Size of the minibatch.
+    candidates
+        Number of starts that are kept after the iteration.
+    """
+
+    stage: str
+    radius: float
+    rate: float
+    images: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class March:
+    """Frequency march from several random starts to one map, and a last pass for all poses.
+
+    A random start may lead to a wrong map whose evidence is clearly less. Several starts are therefore
+    followed on the same minibatches at low resolution, where an iteration is cheap, and halved in number
+    until the one of most evidence is left.
+
+    Parameters
+    ----------
+    particles
+        Number of images.
+    start_radius, select_radius, final_radius
+        Fourier pixels at the start, when one start is left, and at the end.
+    candidates
+        Number of random starts.
+    minibatch
+        Images in an iteration of the march; the starts take half as many.
+    select, march, settle
+        Iterations until one start is left, then to the final radius, then at the final radius.
+    """
+
+    particles: int
+    start_radius: float
+    select_radius: float
+    final_radius: float
+    candidates: int = 4
+    minibatch: int = 200
+    select: int = 24
+    march: int = 32
+    settle: int = 14
+
+    @property
+    def optimisation(self) -> int:
+        """Iterations that change the volume."""
+        return self.select + self.march + self.settle
+
+    @property
+    def total(self) -> int:
+        """All iterations, those of the last pass included."""
+        return self.optimisation + math.ceil(self.particles / self.minibatch)
+
+    def __getitem__(self, iteration: int) -> Step:
+        """What iteration number ``iteration``, from 0, does."""
+        if not 0 <= iteration < self.total:
+            raise IndexError(iteration)
+        batch = min(self.minibatch, self.particles)
+        if iteration < self.select:
+            # The last third is at the radius of selection.
+            fraction = min(1.0, iteration / (2 * self.select / 3))
+            radius = self.start_radius + fraction * (self.select_radius - self.start_radius)
+            return Step("starts", radius, 0.5, math.ceil(batch / 2), self._survivors(iteration))
+        if iteration < self.select + self.march:
+            fraction = (iteration - self.select + 1) / self.march
+            radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
+            return Step("march", radius, 0.5, batch, 1)
+        if iteration < self.optimisation:
+            fraction = (iteration - self.select - self.march + 1) / self.settle
+            return Step("settle", self.final_radius, 0.5 - 0.3 * fraction, batch, 1)
+        return Step("poses", self.final_radius, 0.0, batch, 1)
+
+    def _survivors(self, iteration: int) -> int:
+        """Half are dropped when half, and the rest when all, of the iterations before selection are done."""
+        if iteration + 1 >= self.select:
+            return 1
+        return self.candidates if iteration + 1 < 2 * self.select // 3 else math.ceil(self.candidates / 2)
