@@ -103,6 +103,7 @@ class FakeState:
     resolution: float
     volume: torch.Tensor
     mask: torch.Tensor
+    extent: float
     history: list[dict[str, Any]]
     posterior: FakePosterior
 
@@ -167,6 +168,7 @@ class FakeEngine:
                 40.0 / iteration,
                 volume,
                 torch.ones_like(volume),
+                BOX * PIXEL_SIZE,
                 history,
                 posterior,
             )

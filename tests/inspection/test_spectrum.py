@@ -7,6 +7,7 @@ import pytest
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
+from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.spectrum import thon_rings
 
 N, BOX, PIXEL_SIZE = 400, 64, 2.5
@@ -45,6 +46,21 @@ def test_a_wrong_defocus_does_not_fit_and_the_factor_is_found(particles: Particl
     assert found["agreement"] < 0.3
     assert found["best_factor"] == pytest.approx(1.0 / factor, rel=0.06)
     assert found["best_agreement"] > 0.8
+
+
+def test_defocus_values_of_other_particles_do_not_fit(particles: Particles) -> None:
+    other = particles.select(np.random.default_rng(0).permutation(N))
+    mixed = replace(particles, defocus_u=other.defocus_u, defocus_v=other.defocus_v)
+    assert facts(mixed)["agreement"] < 0.3
+
+
+def test_a_molecule_with_rings_of_its_own_is_not_blamed(particles: Particles, tmp_path: Path) -> None:
+    z, y, x = np.mgrid[:BOX, :BOX, :BOX] - float(BOX // 2)
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    shell = np.exp(-0.5 * (radius - 14.0) ** 2).astype(np.float32)
+    simulation = Simulation(N, particles.optics, snr=0.2, defocus=(15000.0, 30000.0))
+    (rings,) = thon_rings(simulate(shell, PIXEL_SIZE, simulation, tmp_path), np.ones(N, dtype=bool))
+    assert list(of_ctf([rings.facts])) == []
 
 
 def test_noise_has_no_rings(particles: Particles, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cryograd.cli.interrupt import StopRequest
 from cryograd.cli.options import read_toml
 from cryograd.cli.progress import Progress
 from cryograd.config import Abinitio, to_toml
+from cryograd.data.density import resample_map
 from cryograd.data.mrc import write_map
 from cryograd.data.particles import Particles, read_particles
 from cryograd.data.star import write_particles_star
@@ -130,8 +131,10 @@ def _save(folder: RunFolder, particles: Particles, state: "State", seconds: floa
 
 def _write_results(folder: RunFolder, particles: Particles, state: "State", metrics: dict[str, Any]) -> None:
     """Write what a finished run leaves besides its map, log and checkpoint."""
-    pixel_size = particles.optics[0].pixel_size
-    write_map(folder.mask, np.asarray(state.mask), pixel_size)
+    optics = particles.optics[0]
+    mask = state.mask.cpu().numpy()
+    mask = resample_map(mask, state.extent / mask.shape[0], optics.box_size, optics.pixel_size)
+    write_map(folder.mask, np.clip(mask, 0.0, 1.0), optics.pixel_size)
     posterior = state.posterior
     columns = {
         "rlnMaxValueProbDistribution": posterior.max_probability,
@@ -165,7 +168,8 @@ def _metrics(config: Abinitio, particles: Particles, state: "State", seconds: fl
         # Needs independent half-sets, which an ab initio run does not have.
         "resolution_fsc143_angstrom": None,
         "resolution_march_angstrom": float(state.resolution),
-        "particle_diameter_angstrom": config.particle_diameter or 0.9 * optics.box_size * optics.pixel_size,
+        "particle_diameter_angstrom": config.particle_diameter or 0.9 * state.extent,
+        "max_shift_angstrom": 0.2 * state.extent if config.max_shift is None else config.max_shift,
         "log_evidence_mean": float(np.mean(posterior.log_evidence)),
         "pose_entropy_mean": float(np.mean(posterior.entropy)),
         "max_probability_mean": float(np.mean(posterior.max_probability)),

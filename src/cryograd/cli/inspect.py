@@ -8,7 +8,7 @@ from rich.progress import Progress
 from cryograd.cli.folder import check_writable
 from cryograd.config import Inspect
 from cryograd.data.particles import read_particles
-from cryograd.inspection.findings import findings
+from cryograd.inspection.findings import findings, rings_seen
 from cryograd.inspection.images import examine
 from cryograd.inspection.metadata import describe
 from cryograd.inspection.spectrum import thon_rings
@@ -56,8 +56,9 @@ def summary(facts: dict[str, Any]) -> str:
     )
     lines += _image_lines(facts["images"])
     lines += [
-        f"Thon rings fit the CTF with correlation {rings['agreement']:.2f}; seen in halves of the images: "
-        f"{rings['reliability']:.2f}"
+        f"Thon rings fit the CTF with correlation {rings['agreement']:.2f}"
+        if rings_seen(rings)
+        else "Thon rings are not seen, so the CTF could not be checked"
         for rings in facts["ctf"]
     ]
     lines += ["", *([f"! {text}" for text in facts["findings"]] or ["nothing looks wrong"])]

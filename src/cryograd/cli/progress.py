@@ -11,7 +11,12 @@ from rich.progress import Progress as Bar
 if TYPE_CHECKING:
     from cryograd.reconstruct import State
 
-_STAGES = {"march": "reconstructing", "poses": "final poses"}
+_STAGES = {
+    "starts": "choosing a start",
+    "march": "adding resolution",
+    "settle": "settling",
+    "poses": "final poses",
+}
 
 
 class Progress:

@@ -14,7 +14,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
         *_of_optics(facts),
         *_of_metadata(facts),
         *_of_images(facts["images"], facts["inverted"]),
-        *_of_ctf(facts["ctf"]),
+        *of_ctf(facts["ctf"]),
     ]
 
 
@@ -85,19 +85,24 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
         )
 
 
-def _of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
+def of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
+    """Objections to the CTF, from the facts of each kind of optics."""
     for rings in kinds:
-        found = rings["agreement"]
-        if rings["reliability"] < _VISIBLE:
-            yield "no Thon rings are seen in the averaged spectra, so the CTF could not be checked"
-        elif abs(rings["best_factor"] - 1.0) > 0.1 and rings["best_agreement"] > max(found + 0.3, 0.5):
+        found, best, factor = rings["agreement"], rings["best_agreement"], rings["best_factor"]
+        if not rings_seen(rings):
+            continue
+        if abs(factor - 1.0) > 0.1 and best > max(found + 0.3, 0.5):
             yield (
                 f"the Thon rings do not fit the CTF (correlation {found:.2f}), but would if the defocus were "
-                f"{rings['best_factor']:.2f} times as large ({rings['best_agreement']:.2f}); check "
-                "defocus and pixel size"
+                f"{factor:.2f} times as large ({best:.2f}); check defocus and pixel size"
             )
         elif found < _AGREES:
             yield (
                 f"the Thon rings do not fit the CTF (correlation {found:.2f}); check defocus, voltage "
                 "and pixel size"
             )
+
+
+def rings_seen(rings: dict[str, Any]) -> bool:
+    """Whether two halves of the images show the same rings, without which nothing can be said of the CTF."""
+    return rings["reliability"] > _VISIBLE

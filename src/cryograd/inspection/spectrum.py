@@ -1,8 +1,10 @@
 """Does the CTF fit the images: Thon rings of averaged power spectra against CTF².
 
 Images of similar defocus are averaged. Of the logarithm of their power by radius, and of CTF², a smooth trend
-is taken away; what is left are the rings. Wrong defocus values show as rings that do not correlate, and a
-factor on the defocus under which they do tells how they are wrong.
+is taken away, which leaves the rings; and then the mean over all defocus values, which leaves how the rings
+move with the defocus. Without the second step a molecule's own spectrum is mistaken for rings. Wrong defocus
+values show as rings that do not correlate, and a factor on the defocus under which they do tells how they are
+wrong.
 """
 
 from dataclasses import dataclass
@@ -17,11 +19,13 @@ from cryograd.model.ctf import ctf
 from cryograd.rotations import FloatArray
 
 _IMAGES = 2000
-_BIN_IMAGES = 150
-_MAX_BINS = 10
+_BIN_IMAGES = 30
+_MAX_BINS = 40
+# CTFs that stand for a bin, and points that stand for a shell along the radius and the azimuth.
+_BIN_CTFS = 10
+_RADIAL_POINTS, _AZIMUTHS = 3, 8
 _TREND_DEGREE = 4
 _LOWEST_RESOLUTION = 40.0
-_AZIMUTHS = 8
 _FACTORS = np.geomspace(0.2, 5.0, 65)
 
 
@@ -40,9 +44,9 @@ class Rings:
     defocus
         Mean defocus of each bin in Å, shape (bins,).
     facts
-        JSON-able: ``agreement`` is the correlation of the two, ``reliability`` that of the rings measured in
-        two halves of the images, ``best_factor`` the factor on the defocus that fits best and
-        ``best_agreement`` its correlation.
+        JSON-able: ``agreement`` is the correlation of how measured and expected rings move with the defocus,
+        ``reliability`` that of the measured ones in two halves of the images, ``best_factor`` the factor on
+        the defocus that fits best and ``best_agreement`` its correlation.
     """
 
     frequency: FloatArray
@@ -91,16 +95,20 @@ def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
     """Rings of images that share their optics."""
     extent = optics.box_size * optics.pixel_size
     radii = np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
-    power = _radial_power(particles, members)[:, radii]
     defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[members]
-    n_bins = int(np.clip(len(members) // _BIN_IMAGES, 1, _MAX_BINS))
-    bins = np.argsort(np.argsort(defocus, kind="stable")) * n_bins // len(members)
+    members = members[np.argsort(defocus, kind="stable")]
+    power = _radial_power(particles, members)[:, radii]
+    n_bins = int(np.clip(len(members) // _BIN_IMAGES, 2, _MAX_BINS))
+    bins = np.arange(len(members)) * n_bins // len(members)
     measured = _without_trend(np.log(_bin_means(power, bins)))
     halves = [_without_trend(np.log(_bin_means(power[half::2], bins[half::2]))) for half in (0, 1)]
+    standing = np.concatenate(
+        [np.flatnonzero(bins == b)[:: -(-_BIN_IMAGES // _BIN_CTFS)] for b in range(n_bins)]
+    )
 
     def expected(factor: float) -> FloatArray:
-        squares = _squared_ctf(particles, optics, members, radii / extent, factor)
-        return _without_trend(_bin_means(squares, bins))
+        squares = _squared_ctf(particles, optics, members[standing], radii / extent, factor)
+        return _without_trend(_bin_means(squares, bins[standing]))
 
     scan = [_correlation(measured, expected(factor)) for factor in _FACTORS]
     facts = {
@@ -110,7 +118,7 @@ def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
         "best_factor": float(_FACTORS[int(np.argmax(scan))]),
         "best_agreement": float(np.max(scan)),
     }
-    mean_defocus = _bin_means(defocus[:, None], bins)[:, 0]
+    mean_defocus = _bin_means(np.sort(defocus)[:, None], bins)[:, 0]
     return Rings(radii / extent, measured, expected(1.0), mean_defocus, facts)
 
 
@@ -136,10 +144,12 @@ def _radial_power(particles: Particles, members: np.ndarray) -> FloatArray:
 def _squared_ctf(
     particles: Particles, optics: Optics, members: np.ndarray, frequency: FloatArray, factor: float
 ) -> FloatArray:
-    """CTF² averaged over the azimuth, shape (n, k), with the defocus multiplied by a factor."""
+    """CTF² averaged over each shell, shape (n, k), with the defocus multiplied by a factor."""
     azimuth = np.arange(_AZIMUTHS) * (np.pi / _AZIMUTHS)
     directions = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1)
-    k = torch.as_tensor((frequency[:, None, None] * directions).reshape(-1, 2))
+    steps = ((np.arange(_RADIAL_POINTS) + 0.5) / _RADIAL_POINTS - 0.5) * (frequency[1] - frequency[0])
+    radius = (frequency[:, None] + steps).reshape(-1)
+    k = torch.as_tensor((radius[:, None, None] * directions).reshape(-1, 2))
 
     def column(values: FloatArray) -> torch.Tensor:
         return torch.as_tensor(values[members])
@@ -156,7 +166,7 @@ def _squared_ctf(
         column(np.zeros(len(particles))),
         column(np.ones(len(particles))),
     )
-    return value.double().square().numpy().reshape(len(members), len(frequency), _AZIMUTHS).mean(axis=2)
+    return value.double().square().numpy().reshape(len(members), len(frequency), -1).mean(axis=2)
 
 
 def _bin_means(values: FloatArray, bins: np.ndarray) -> FloatArray:
@@ -173,6 +183,7 @@ def _without_trend(curves: FloatArray) -> FloatArray:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
-    """Correlation of all rows together."""
+    """Correlation of all rows together, after taking away the mean row of each."""
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     norm = np.sqrt((a**2).sum() * (b**2).sum())
     return float((a * b).sum() / norm) if norm > 0.0 else 0.0

@@ -80,19 +80,19 @@ def _profile_plot(profile: FloatArray) -> str:
 
 def _rings_plot(rings: Rings, number: int) -> str:
     """Measured rings and CTF² of a few defocus bins, each scaled to its own size."""
-    shown = np.unique(np.linspace(0, len(rings.defocus) - 1, min(4, len(rings.defocus))).astype(np.int64))
+    shown = np.array_split(np.arange(len(rings.defocus)), min(4, len(rings.defocus)))
     figure = new_figure(9.0, 0.5 + 1.25 * len(shown))
     rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, b in zip(rows, shown, strict=True):
         for curve, colour, label in (
-            (rings.expected[b], WARM, "CTF²"),
-            (rings.measured[b], ACCENT, "images"),
+            (rings.expected[b].mean(axis=0), WARM, "CTF²"),
+            (rings.measured[b].mean(axis=0), ACCENT, "images"),
         ):
             axes.plot(
                 rings.frequency, curve / max(float(np.abs(curve).max()), 1e-12), color=colour, label=label
             )
         axes.set_yticks([])
-        axes.set_title(f"{1e-4 * rings.defocus[b]:.2f} µm")
+        axes.set_title(f"{1e-4 * rings.defocus[b].mean():.2f} µm")
     rows[0].legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
     rows[-1].set_xlabel("spatial frequency (1/Å)")
     return as_svg(figure, f"rings-{number}")
