@@ -12,7 +12,7 @@ LOG2_E = np.float32(1.4426950408889634)
 
 @njit(inline="always", fastmath=True)
 def _exp(x):
-    """exp(x) for x ≤ 0 in float32 to 2e-7, in a form that the compiler vectorises; 0 below −87."""
+    """exp(x) for x ≤ 0 in float32 to 2e-7, in a form that the compiler vectorises; 1e-38 below −87."""
     y = max(x * LOG2_E, np.float32(-126.0))
     n = np.floor(y)
     f = y - n

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import healpix
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -19,6 +20,22 @@ _SPLIT_2D = np.stack(np.meshgrid(*[[-0.25, 0.25]] * 2, indexing="ij"), axis=-1).
 def angular_spacing(radius: float) -> float:
     """Angle in radians at which neighbouring slices are one Fourier pixel apart at the radius: atan(1/r)."""
     return float(np.arctan(1.0 / radius))
+
+
+def _one_of_each_orbit(directions: np.ndarray, group: np.ndarray, side: float) -> np.ndarray:
+    """Mask of the directions (n, 3) that cover the sphere together with their images under a point group.
+
+    Pixels of side ``side`` are not symmetric under the group: on the border of the asymmetric unit they leave
+    holes of up to 1.3 sides, which get a pixel again.
+    """
+    keep = in_asymmetric_unit(directions, group)
+    images = (directions[keep] @ group.swapaxes(1, 2)).reshape(-1, 3)
+    far = np.flatnonzero(KDTree(images).query(directions)[0] > 0.7 * side)
+    while len(far):
+        keep[far[0]] = True
+        closeness = (directions[far] @ (group @ directions[far[0]]).T).max(axis=1)
+        far = far[closeness < np.cos(0.7 * side)]
+    return keep
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class RotationGrid:
         nside = int(np.ceil(np.sqrt(np.pi / 3.0) / spacing))
         tilt, rot = healpix.pix2ang(nside, np.arange(12 * nside**2))
         directions = np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=-1)
-        keep = in_asymmetric_unit(directions, group)
+        keep = _one_of_each_orbit(directions, group, np.sqrt(np.pi / 3.0) / nside)
         n_psi = int(np.ceil(2.0 * np.pi / spacing))
         psi = 2.0 * np.pi * np.arange(n_psi) / n_psi
         euler = np.empty((int(keep.sum()), n_psi, 3))
