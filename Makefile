@@ -1,0 +1,41 @@
+# make demo   set up .venv, then simulate, reconstruct and report a small molecule
+# make test   set up .venv with the test tools, then lint, type-check and test
+#
+# Needs only Python with venv. Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3.11
+# Test processes; each uses one core.
+WORKERS ?= 2
+
+# Folder of the demonstration, made anew each time.
+DEMO ?= out/demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.ready
+	rm -rf $(DEMO)
+	$(BIN)/cryograd demo -o $(DEMO)
+
+# The tests come last, so that their summary ends the output.
+test: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e .
+	touch $@
+
+$(VENV)/.ready-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[test]'
+	touch $(VENV)/.ready $@
