@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cryograd.config import Abinitio
-from cryograd.data.cache import ImageCache, build_cache
+from cryograd.data.cache import ImageCache, Loaded, build_cache
 from cryograd.data.density import resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
@@ -35,7 +35,7 @@ from cryograd.solvers.preconditioned import Preconditioned, PreconditionedState
 from cryograd.solvers.schedule import March, Step
 from cryograd.validation.fsc import soft_sphere
 
-# Radii in Fourier pixels: of the exhaustive search, of the choice between starts, and the finest of the march.
+# Radii in Fourier pixels: of the exhaustive search, of the choice between starts, and the finest one.
 COARSE_RADIUS, SELECT_RADIUS, FINEST_RADIUS = 10.0, 8.0, 28.0
 # Cells of the shared grid per angle atan(1/r), and shift spacings per resolution element.
 ANGLE_CELLS, SHIFT_CELLS = 1.25, 3.2
@@ -214,9 +214,7 @@ class Setup:
 
     def likelihood(self, radius: float) -> MarginalLikelihood:
         """The likelihood at a radius."""
-        return MarginalLikelihood(
-            self.images.size, self.images.extent, radius, self.symmetry, self.precision
-        )
+        return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
 
 
 def abinitio(particles: Particles, config: Abinitio, resume: State | None = None) -> Iterator[State]:
@@ -352,17 +350,31 @@ def _advance(
     step: Step,
     mask: Tensor,
 ) -> tuple[Candidate, Evaluation]:
-    """Evaluate the objective, prior included, and step."""
+    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior."""
     found = likelihood.evaluate(candidate.volume, batch, search)
-    gradient = found.gradient + setup.prior.gradient(candidate.volume) / len(setup.images.particles)
     volume, solver = setup.solver.step(
-        candidate.solver, candidate.volume, gradient, found.curvature, step.radius, step.rate
+        candidate.solver, candidate.volume, found.gradient, found.curvature, step.radius, step.rate
     )
+    volume = _apply_prior(setup, volume * mask, found.curvature, step.rate)
     # Per coefficient, so that the running mean does not jump when the radius grows.
     evidence = -found.value / len(likelihood.disc)
     if math.isfinite(candidate.evidence):
         evidence = (1.0 - EVIDENCE_RATE) * candidate.evidence + EVIDENCE_RATE * evidence
-    return Candidate(setup.prior.project(volume * mask), solver, evidence), found
+    return Candidate(volume, solver, evidence), found
+
+
+def _apply_prior(setup: Setup, volume: Tensor, curvature: Tensor, rate: float) -> Tensor:
+    """Step along the prior's gradient, and project onto what the prior allows.
+
+    The step is divided by the mean curvature and not by each frequency's: the prior pushes along frequencies
+    that no image measures, DC above all. Voxels finer than the resolution are not independent, so that the
+    prior counts resolution elements.
+    """
+    open_ = curvature > 0
+    share = float(open_.double().mean())
+    mean = float(curvature[open_].mean())
+    step = rate * share / (mean * len(setup.images.particles))
+    return setup.prior.project(volume - step * setup.prior.gradient(volume))
 
 
 def _assign_poses(setup: Setup, state: State, step: Step) -> State:
@@ -424,8 +436,11 @@ def _minibatch(setup: Setup, drawn: int, images: int) -> np.ndarray:
     return np.unique(order[first : first + images])
 
 
-def _whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc):  # noqa: ANN202
-    """Load a minibatch and divide it by the noise; masks follow the particles' centres once these are known."""
+def _whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -> tuple[Batch, Loaded]:
+    """Load a minibatch and divide it by the noise.
+
+    Masks follow the particles' centres once these are known.
+    """
     margins = np.where(state.posterior.visited[indices], MASK_MARGIN, np.inf)
     loaded = setup.images.load(indices, disc, state.posterior.shifts[indices], margins)
     variance = state.noise.on_disc(disc, loaded.group)

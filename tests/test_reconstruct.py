@@ -1,0 +1,126 @@
+"""The whole loop on simulated particles, scored against the truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryograd.cli.molecule import SYMMETRY, molecule
+from cryograd.config import Abinitio
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import Particles
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.model.symmetry import group_matrices
+from cryograd.reconstruct import State, abinitio, full_volume
+from cryograd.threads import set_threads
+from cryograd.validation.alignment import align
+from cryograd.validation.fsc import fsc, resolution_at
+from cryograd.validation.pose_error import pose_error
+
+BOX, PIXEL = 32, 6.0
+
+
+def _simulated(folder: Path, n: int, optics: tuple[Optics, ...] | None = None, **settings) -> Particles:
+    group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
+    simulation = Simulation(n, optics or (group,), snr=0.3, seed=5, **settings)
+    return simulate(molecule(BOX, PIXEL), PIXEL, simulation, folder)
+
+
+def _config(**options) -> Abinitio:
+    paths = {"particles": Path("particles.star"), "output": Path("out")}
+    return Abinitio(**paths, symmetry=SYMMETRY, **options)
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
+    return _simulated(tmp_path_factory.mktemp("simulated"), 240)
+
+
+def _run(
+    particles: Particles, config: Abinitio, stop: int | None = None, resume: State | None = None
+) -> State:
+    state = None
+    for state in abinitio(particles, config, resume):
+        if state.iteration == stop:
+            break
+    assert state is not None
+    return state
+
+
+@pytest.mark.slow
+def test_recovers_map_and_poses(particles: Particles) -> None:
+    state = _run(particles, _config(minibatch=120))
+    density, pixel = full_volume(state, particles)
+    truth = molecule(BOX, PIXEL)
+    aligned = align(density, truth, pixel, PIXEL).volume
+    _, values = fsc(aligned, truth)
+    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    assert resolution is not None
+    assert resolution < 18.0
+    found = state.posterior
+    assert found.visited.all()
+    assert particles.rotations is not None
+    assert particles.shifts is not None
+    error = pose_error(
+        particles.rotations, found.rotations, particles.shifts, found.shifts, group_matrices(SYMMETRY)
+    )
+    assert np.rad2deg(error.median_angle) < 6.0
+    assert error.median_shift < 0.6 * PIXEL
+
+
+def test_the_map_is_on_the_scale_of_the_images(particles: Particles) -> None:
+    """The final map's projections have the images' contrast, so that a fit of one to the other is near 1."""
+    state = _run(particles, _config(minibatch=40), stop=30)
+    density, pixel = full_volume(state, particles)
+    assert density.shape == (BOX, BOX, BOX)
+    assert pixel == PIXEL
+    images = particles.images(np.arange(len(particles)))
+    # Signal power: what the images have inside the particle beyond the unit variance of their noise.
+    axis = np.arange(BOX) - BOX // 2
+    inside = np.hypot(*np.meshgrid(axis, axis)) < 10
+    signal = images[:, inside].var() - 1.0
+    model = np.mean([density.sum(axis=k)[inside].var() for k in range(3)])
+    assert 0.3 < model / signal < 10.0
+
+
+def test_same_seed_same_bytes_whatever_the_threads(particles: Particles) -> None:
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 1, 2):
+            set_threads(threads)
+            runs.append(_run(particles, _config(minibatch=40), stop=5))
+    finally:
+        set_threads(before)
+    assert torch.equal(runs[0].volume, runs[1].volume)
+    assert runs[0].posterior.shifts.tobytes() == runs[1].posterior.shifts.tobytes()
+    # Another number of threads may split the matrix products otherwise: equal up to their rounding.
+    difference = (runs[0].volume - runs[2].volume).norm() / runs[0].volume.norm()
+    assert difference < 0.01
+    other = _run(particles, _config(minibatch=40, seed=1), stop=5)
+    assert (runs[0].volume - other.volume).norm() / runs[0].volume.norm() > 0.1
+
+
+def test_a_resumed_run_ends_with_the_same_bytes(particles: Particles, tmp_path: Path) -> None:
+    config = _config(minibatch=40)
+    whole = _run(particles, config, stop=6)
+    torch.save(_run(particles, config, stop=3).state_dict(), tmp_path / "saved.pt")
+    saved = State.from_state_dict(torch.load(tmp_path / "saved.pt", weights_only=True))
+    resumed = _run(particles, config, stop=6, resume=saved)
+    assert torch.equal(whole.volume, resumed.volume)
+    assert torch.equal(whole.noise.variance, resumed.noise.variance)
+    assert [row["log_evidence"] for row in whole.history] == [row["log_evidence"] for row in resumed.history]
+
+
+def test_optics_groups_of_different_sampling_go_together(tmp_path: Path) -> None:
+    groups = tuple(
+        Optics(f"group{pixel}", electron_wavelength(300.0), 2.7e7, 0.1, pixel, BOX) for pixel in (6.0, 6.4)
+    )
+    particles = _simulated(tmp_path, 60, groups)
+    state = _run(particles, _config(minibatch=30), stop=2)
+    assert state.noise.variance.shape[0] == 2
+    assert state.extent == pytest.approx(6.4 * BOX)
+    density, pixel = full_volume(state, particles)
+    assert density.shape == (BOX, BOX, BOX)
+    assert pixel == 6.0
