@@ -1,0 +1,282 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cryograd.fourier import HalfDisc, lowpass_volume
+from cryograd.model.projection import Projector, slice_points
+from cryograd.model.shift import shift_phases
+from cryograd.model.symmetry import Symmetrizer, group_matrices
+from cryograd.objective.likelihood import Level, MarginalLikelihood, Search
+from cryograd.pose import posterior
+from cryograd.pose.posterior import Batch, Statistics
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.rotations import random_rotations
+
+SIZE, EXTENT, RADIUS = 12, 30.0, 4.5
+DISC = HalfDisc(RADIUS)
+FREQUENCIES = torch.from_numpy(DISC.frequencies / EXTENT)
+
+
+def a_volume(seed=0, size=SIZE):
+    rng = np.random.default_rng(seed)
+    x = np.arange(size) - size // 2
+    z, y, x = np.meshgrid(x, x, x, indexing="ij")
+    centres = rng.uniform(-size / 4, size / 4, (12, 3))
+    volume = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 3.0) for a, b, c in centres)
+    return 0.05 * torch.from_numpy(volume)
+
+
+def a_batch(n=5, seed=1, gain=1.0):
+    """Images of another volume than that of the tests, with unit noise."""
+    rng = np.random.default_rng(seed)
+    projector = Projector(SIZE, RADIUS)
+    rotations = torch.from_numpy(random_rotations(n, rng))
+    ctf = torch.from_numpy(rng.uniform(-1, 1, (n, len(DISC))))
+    grid = projector.transform(gain * a_volume(seed=5))
+    slices = projector.sample(grid, rotations, slice_points(DISC, dtype=torch.float64))
+    phases = shift_phases(FREQUENCIES, torch.from_numpy(rng.normal(0, 2, (n, 2))))
+    noise = rng.normal(size=(2, n, len(DISC))) / math.sqrt(2)
+    images = (ctf * phases * slices + torch.from_numpy(noise[0] + 1j * noise[1])).to(torch.complex64)
+    log_norm = -images.abs().square().sum(dim=1) - len(DISC) * math.log(math.pi)
+    return Batch(images, ctf.float(), log_norm)
+
+
+def shared_search(name, levels=()):
+    rotations = RotationGrid.covering(1.2, group_matrices(name))
+    return Search(RADIUS, rotations, ShiftGrid.covering(3.0, 3.5, 2.0, np.array([0.2, -0.3])), levels)
+
+
+class BruteForce:
+    """−(1/B) Σ log p(X | V) over given poses, in float64, through automatic differentiation."""
+
+    def __init__(self, name: str, batch: Batch, rotations: Tensor, shifts: Tensor, log_weight: Tensor):
+        self.symmetrizer, self.projector = Symmetrizer(name, SIZE, RADIUS), Projector(SIZE, RADIUS)
+        self.batch, self.rotations, self.log_weight = batch, rotations.double(), log_weight.double()
+        self.phases = shift_phases(FREQUENCIES, shifts).to(torch.complex128)
+
+    def misfit(self, volume: Tensor) -> Tensor:
+        """|X − C S P V|² per image, shift, rotation and coefficient, (B, S, J, K)."""
+        grid = self.projector.transform(self.symmetrizer.forward(volume))
+        slices = self.projector.sample(grid, self.rotations, slice_points(DISC, dtype=torch.float64))
+        predicted = self.batch.ctf.double()[:, None, None] * self.phases[:, None] * slices
+        return (self.batch.images.to(torch.complex128)[:, None, None] - predicted).abs().square()
+
+    def logits(self, volume: Tensor) -> Tensor:
+        """Log joint density of each image and pose, (B, S · J)."""
+        log_density = -self.misfit(volume).sum(dim=-1) - len(DISC) * math.log(math.pi)
+        return (log_density + self.log_weight).flatten(1)
+
+    def value(self, volume: Tensor) -> Tensor:
+        return -torch.logsumexp(self.logits(volume), dim=1).mean()
+
+    def gradient(self, volume: Tensor) -> Tensor:
+        variable = volume.clone().requires_grad_()
+        return torch.autograd.grad(self.value(variable), variable)[0]
+
+    def residual(self, volume: Tensor) -> Tensor:
+        misfit = self.misfit(volume)
+        joint = torch.softmax(self.logits(volume), dim=1).view(misfit.shape[:3])
+        return torch.einsum("isj,isjk->ik", joint, misfit)
+
+
+def brute_force_of_shared_grid(name, batch, search):
+    weight = torch.from_numpy(search.shifts.log_weights)[:, None] - math.log(len(search.rotations.matrices))
+    rotations, shifts = torch.from_numpy(search.rotations.matrices), torch.from_numpy(search.shifts.shifts)
+    return BruteForce(name, batch, rotations, shifts, weight.expand(-1, len(rotations)))
+
+
+def brute_force_of_children(name, batch, search):
+    """All children of all cells: what a refinement that keeps everything evaluates."""
+    grid, lattice = search.rotations, search.shifts
+    rotations = split_rotations(torch.from_numpy(grid.matrices), grid.spacing).flatten(0, 1)
+    shifts = split_shifts(torch.from_numpy(lattice.shifts), lattice.spacing).flatten(0, 1)
+    # A child's prior is its parents' normalised density at its own place, in a quarter of the area.
+    norm = np.exp(-0.5 * (lattice.shifts**2).sum(axis=1) / lattice.prior_sigma**2).sum()
+    log_prior = -0.5 * shifts.square().sum(dim=1) / lattice.prior_sigma**2 - math.log(4 * norm)
+    weight = log_prior[:, None] - math.log(len(rotations))
+    return BruteForce(name, batch, rotations, shifts, weight.expand(-1, len(rotations)))
+
+
+def relative_error(found, expected):
+    return float(torch.linalg.norm(found - expected) / torch.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("name", ["C1", "C3", "D2"])
+def test_value_and_gradient_on_the_shared_grid(name):
+    volume, batch, search = a_volume(), a_batch(), shared_search(name)
+    brute = brute_force_of_shared_grid(name, batch, search)
+    found = MarginalLikelihood(SIZE, EXTENT, RADIUS, name).evaluate(volume.float(), batch, search)
+    assert found.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
+    gradient = brute.gradient(volume)
+    assert relative_error(found.gradient, gradient) < 1e-4
+
+    # Independent of any derivative code: central differences.
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        direction = torch.randn(volume.shape, dtype=torch.float64, generator=generator)
+        step = 1e-4 * direction
+        slope = (brute.value(volume + step) - brute.value(volume - step)) / 2e-4
+        assert (found.gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-3)
+    # Large differences along the descent direction are right, too.
+    assert brute.value(volume - 1e-3 * gradient / gradient.norm()) < brute.value(volume)
+
+
+@pytest.mark.parametrize("name", ["C1", "C3", "D2"])
+def test_refined_search_that_keeps_everything_agrees_with_brute_force(name, monkeypatch):
+    monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.0)
+    everything = Level(10**6, 10**6, RADIUS)
+    volume, batch, search = a_volume(), a_batch(n=3), shared_search(name, (everything,))
+    brute = brute_force_of_children(name, batch, search)
+    found = MarginalLikelihood(SIZE, EXTENT, RADIUS, name, block=2).evaluate(volume.float(), batch, search)
+    assert found.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
+    assert relative_error(found.gradient, brute.gradient(volume)) < 1e-4
+    assert found.residual is not None
+    assert torch.allclose(found.residual.double(), brute.residual(volume), rtol=1e-3, atol=1e-4)
+
+
+def test_refined_search_needs_few_cells_of_a_sharp_posterior():
+    volume, batch = 3 * a_volume(seed=5), a_batch(n=4, gain=3)
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
+    rotations = RotationGrid.covering(0.5, group_matrices("C1"))
+    shifts = ShiftGrid.covering(2.0, 6.0, 2.0)
+
+    def evaluate(*levels):
+        return objective.evaluate(volume.float(), batch, Search(3.0, rotations, shifts, levels))
+
+    # All cells would be 90,000 rotations × 450 shifts an image.
+    many = evaluate(Level(600, 40, RADIUS), Level(400, 40, RADIUS))
+    few = evaluate(Level(120, 16, 4.0), Level(50, 10, RADIUS))
+    assert 0 <= few.value - many.value < 0.05
+    assert relative_error(few.gradient, many.gradient) < 0.05
+
+
+def test_negligible_rotations_do_not_matter_for_the_gradient(monkeypatch):
+    search = shared_search("C1", (Level(10**6, 10**6, RADIUS),))
+    volume, batch = a_volume().float(), a_batch(n=3)
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
+    short = objective.evaluate(volume, batch, search)
+    monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.0)
+    complete = objective.evaluate(volume, batch, search)
+    assert short.value == complete.value
+    assert relative_error(short.gradient, complete.gradient) < 0.1
+
+
+def test_gradient_is_that_of_a_symmetric_volume():
+    gradient = MarginalLikelihood(SIZE, EXTENT, RADIUS, "D2").evaluate(
+        a_volume().float(), a_batch(), shared_search("D2")
+    )
+    average = Symmetrizer("D2", SIZE, RADIUS).forward(gradient.gradient)
+    assert relative_error(average, gradient.gradient) < 1e-5
+
+
+def test_the_true_poses_are_found():
+    volume, rng = 40 * lowpass_volume(a_volume(seed=5), 5), np.random.default_rng(0)
+    search = Search(
+        RADIUS, RotationGrid.covering(0.5, group_matrices("C1")), ShiftGrid.covering(3.0, 7.0, 3.0)
+    )
+    chosen = rng.integers(len(search.rotations.matrices), size=4)
+    rotations = torch.from_numpy(search.rotations.matrices[chosen])
+    shifts = torch.from_numpy(search.shifts.shifts[rng.integers(len(search.shifts.shifts), size=4)])
+    projector = Projector(SIZE, RADIUS)
+    slices = projector.sample(projector.transform(volume), rotations, slice_points(DISC, dtype=torch.float64))
+    images = (shift_phases(FREQUENCIES, shifts) * slices).to(torch.complex64)
+    batch = Batch(images, torch.ones(4, len(DISC)), torch.zeros(4))
+    poses = MarginalLikelihood(SIZE, EXTENT, RADIUS).evaluate(volume.float(), batch, search).poses
+    assert torch.allclose(poses.rotations.double(), rotations, atol=1e-6)
+    assert torch.allclose(poses.shifts.double(), shifts, atol=1e-5)
+    assert (poses.max_probability > 0.99).all()
+    assert (poses.entropy < 0.1).all()
+
+
+def interpolated(spectrum, points):
+    """Values at points (n, 3) of a full, centred transform, by torch's own trilinear sampling."""
+    half = spectrum.shape[-1] // 2
+    channels = torch.view_as_real(spectrum).movedim(-1, 0)[None]
+    values = torch.nn.functional.grid_sample(
+        channels, (points / half)[None, None, None], mode="bilinear", align_corners=True
+    )
+    return torch.complex(*values[0, :, 0, 0])
+
+
+def centred_spectrum(volume):
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(volume)))
+
+
+def random_statistics(n, size, radius, seed=3):
+    rng = np.random.default_rng(seed)
+    disc = HalfDisc(radius)
+    power = torch.from_numpy(rng.uniform(0.1, 2, (n, len(disc))))
+    rotations = torch.from_numpy(random_rotations(n, rng))
+    unused = torch.zeros(n, len(disc), dtype=torch.complex64)
+    return Statistics(rotations.float(), unused, unused, power.float()), rotations, power, disc
+
+
+@pytest.mark.parametrize("name", ["C1", "C2", "D2"])
+def test_curvature_is_the_row_sums_of_the_complete_data_hessian(name):
+    size, radius = 9, 3.0
+    statistics, rotations, power, disc = random_statistics(4, size, radius)
+    points = slice_points(disc, dtype=torch.float64)
+    where = torch.einsum("jba,kb->jka", rotations, points).reshape(-1, 3)
+    flips = {"C1": [()], "C2": [(), (1, 2)], "D2": [(), (1, 2), (0, 1), (0, 2)]}[name]
+
+    def misfit(volume):
+        symmetric = torch.stack([volume.flip(f) if f else volume for f in flips]).mean(dim=0)
+        values = interpolated(centred_spectrum(symmetric), where)
+        return (power.flatten() * values.abs().square()).sum()
+
+    # All coefficients of a point at the centre are one: the Hessian times it is the Hessian's row sums.
+    point = torch.zeros(size, size, size, dtype=torch.float64)
+    point[size // 2, size // 2, size // 2] = 1.0
+    point.requires_grad_()
+    (gradient,) = torch.autograd.grad(misfit(point), point)
+    row_sums = torch.fft.rfftn(torch.fft.ifftshift(gradient))
+    assert row_sums.imag.abs().max() < 1e-9 * row_sums.abs().max()
+
+    found = MarginalLikelihood(size, 20.0, radius, name).curvature(statistics)
+    assert found.shape == row_sums.shape
+    kz, ky, kx = np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2, np.arange(size // 2 + 1), indexing="ij")
+    ball = torch.from_numpy(kx**2 + ky**2 + kz**2 <= radius**2)
+    assert torch.allclose(found[ball].double(), row_sums.real[ball], rtol=1e-4, atol=1e-4 * found.max())
+    assert not found[~ball].any()
+
+
+def test_dividing_by_the_curvature_is_newtons_step_where_slices_hit_the_nodes():
+    size, radius, disc = 12, 4.5, HalfDisc(4.5)
+    # The rotations of a cube take the grid to itself, so that nothing is interpolated.
+    rotations = torch.from_numpy(group_matrices("O"))
+    generator = torch.Generator().manual_seed(0)
+    power = 0.1 + torch.rand(len(rotations), len(disc), dtype=torch.float64, generator=generator)
+    unused = torch.zeros(power.shape, dtype=torch.complex64)
+    statistics = Statistics(rotations.float(), unused, unused, power.float())
+    curvature = MarginalLikelihood(size, 20.0, radius).curvature(statistics).double()
+
+    truth = torch.randn(size, size, size, dtype=torch.float64, generator=generator)
+    where = torch.einsum("jba,kb->jka", rotations, slice_points(disc, dtype=torch.float64))
+    kx, ky, kz = where.round().long().unbind(-1)
+
+    def slices(volume):
+        return torch.fft.fftn(torch.fft.ifftshift(volume))[kz % size, ky % size, kx % size]
+
+    def misfit(volume):
+        return (power * (slices(volume) - slices(truth)).abs().square()).sum()
+
+    start = torch.zeros_like(truth, requires_grad=True)
+    (gradient,) = torch.autograd.grad(misfit(start), start)
+    spectrum = torch.fft.rfftn(torch.fft.ifftshift(gradient))
+    step = torch.where(curvature > 0, spectrum / curvature.clamp(min=1e-12), 0)
+    stepped = -torch.fft.fftshift(torch.fft.irfftn(step, s=(size, size, size)))
+    assert misfit(stepped) < 1e-9 * misfit(torch.zeros_like(truth))
+
+
+def test_curvature_of_a_minibatch_is_a_mean_over_its_images():
+    objective, search, batch = MarginalLikelihood(SIZE, EXTENT, RADIUS), shared_search("C1"), a_batch()
+    volume = a_volume().float()
+    whole = objective.evaluate(volume, batch, search)
+    parts = [objective.evaluate(volume, batch.part(slice(i, i + 1)), search) for i in range(len(batch))]
+    for name in ("curvature", "gradient"):
+        mean = torch.stack([getattr(part, name) for part in parts]).mean(dim=0)
+        assert relative_error(mean, getattr(whole, name)) < 1e-5, name
+    assert whole.value == pytest.approx(np.mean([part.value for part in parts]), rel=1e-6)
