@@ -1,0 +1,191 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, normalise, resample
+from cryograd.data.optics import Optics
+from cryograd.data.particles import Particles, read_particles
+from cryograd.errors import CryogradError
+from cryograd.fourier import HalfDisc, fourier_2d, inverse_fourier_2d, pack_disc
+from cryograd.model.ctf import beam_tilt_phase, ctf
+
+Maker = Callable[..., Path]
+Array = NDArray[np.float64]
+
+EXTENT, SIZE = 64.0, 32
+
+
+def optics(box: int, pixel: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Optics:
+    return Optics("g", 0.0197, 2.7e7, 0.1, pixel, box, beam_tilt=tilt)
+
+
+def blob(box: int, pixel: float, width: float = 4.0) -> Array:
+    """Off-centre Gaussians, within a box of 60 Å and band-limited to 1/8 Å to seven digits, sampled in Å."""
+    axis = (np.arange(box) - box // 2) * pixel
+    x, y = np.meshgrid(axis, axis)
+    return np.exp(-((x - 5.0) ** 2 + (y + 3.0) ** 2) / (2 * width**2)) - 0.5 * np.exp(
+        -((x + 4.0) ** 2 + (y - 2.0) ** 2) / (2 * width**2)
+    )
+
+
+def cache_of(
+    images: Array, particles: Particles | None = None, diameter: float = 20.0, extent: float = EXTENT
+) -> ImageCache:
+    """Cache of given images; loading them without metadata fails only where a CTF is needed."""
+    return ImageCache(particles, images.astype(np.float16), extent, diameter, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_background_has_mean_zero_and_unit_variance_whatever_the_particle() -> None:
+    rng = np.random.default_rng(0)
+    images = 3.0 * rng.standard_normal((5, 40, 40)) + np.array([0, 7, -4, 1, 100.0])[:, None, None]
+    axis = np.arange(40) - 20
+    inside = np.hypot(*np.meshgrid(axis, axis)) <= 12
+    images[:, inside] += 50.0
+    normalised = normalise(images, 12.0)
+    assert np.allclose(normalised[:, ~inside].mean(axis=1), 0, atol=1e-9)
+    assert np.allclose(normalised[:, ~inside].std(axis=1), 1)
+    assert normalised[:, inside].mean() == pytest.approx(50 / 3, rel=0.05)
+
+
+def test_normalisation_uses_the_corners_where_the_circle_leaves_nothing() -> None:
+    images = np.random.default_rng(0).standard_normal((3, 40, 40)) + 5.0
+    assert np.abs(normalise(images, 100.0).mean(axis=(1, 2))).max() < 0.5
+
+
+@pytest.mark.parametrize(("box", "pixel"), [(32, 2.0), (48, 1.5), (61, 1.05), (80, 0.8), (31, 2.2)])
+def test_any_sampling_ends_on_the_same_working_grid(box: int, pixel: float) -> None:
+    resampled = resample(blob(box, pixel)[None], optics(box, pixel), SIZE, EXTENT)
+    assert resampled.dtype == np.float16
+    assert resampled.shape == (1, SIZE, SIZE)
+    # float16 keeps 11 bits of values up to 1.
+    assert np.allclose(resampled[0], blob(SIZE, EXTENT / SIZE), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [31, 32])
+def test_resampling_to_the_same_grid_changes_nothing_below_nyquist(size: int) -> None:
+    image = torch.randn(1, size, size, generator=torch.Generator().manual_seed(0))
+    disc = HalfDisc(size / 2 - 1)
+    resampled = torch.from_numpy(resample(image.numpy(), optics(size, 2.0), size, 2.0 * size)).float()
+    before, after = (pack_disc(fourier_2d(i), disc) for i in (image, resampled))
+    assert torch.allclose(before, after, atol=1e-3 * before.abs().max().item())
+
+
+def test_beam_tilt_is_undone() -> None:
+    group = optics(SIZE, EXTENT / SIZE, tilt=(2e-2, -1e-2))
+    clean = torch.from_numpy(blob(SIZE, EXTENT / SIZE))
+    ky, kx = np.meshgrid(
+        np.fft.fftfreq(SIZE, EXTENT / SIZE), np.arange(SIZE // 2 + 1) / EXTENT, indexing="ij"
+    )
+    phase = beam_tilt_phase(
+        torch.from_numpy(np.stack([kx, ky], axis=-1)),
+        group.wavelength,
+        group.spherical_aberration,
+        group.beam_tilt,
+    )
+    spectrum = fourier_2d(clean)
+    tilted = inverse_fourier_2d(spectrum * torch.polar(torch.ones_like(phase), phase), SIZE)
+    assert (tilted - clean).abs().max() > 0.05
+    assert np.allclose(resample(tilted[None].numpy(), group, SIZE, EXTENT)[0], clean, atol=2e-3)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (10.0, -6.0)])
+def test_mask_follows_the_particle(centre: tuple[float, float]) -> None:
+    pixel, radius, margin = EXTENT / SIZE, 10.0, 4.0
+    cache = cache_of(np.ones((2, SIZE, SIZE)), diameter=2 * radius)
+    mask = cache._masks(np.array([centre, (0.0, 0.0)]), np.array([margin, np.inf]))
+    axis = (np.arange(SIZE) - SIZE // 2) * pixel
+    x, y = np.meshgrid(axis, axis)
+    # An origin offset t centres the particle: it is at −t.
+    distance = np.hypot(x + centre[0], y + centre[1])
+    assert np.allclose(mask[0][distance <= radius + margin], 1.0)
+    assert np.allclose(mask[0][distance >= radius + margin + MASK_EDGE * pixel], 0.0)
+    assert np.array_equal(mask[1], np.ones((SIZE, SIZE)))
+
+
+def test_loading_masks_transforms_and_measures_the_area(make_star: Maker) -> None:
+    particles = read_particles(make_star())
+    rng = np.random.default_rng(0)
+    noise, disc = rng.standard_normal((4, SIZE, SIZE)), HalfDisc(12)
+    cache = cache_of(noise, particles)
+    chosen = np.array([3, 1])
+    loaded = cache.load(chosen, disc, np.zeros((2, 2)), np.array([np.inf, 0.0]))
+    stored = torch.from_numpy(cache.images.astype(np.float32))
+    assert torch.allclose(loaded.images[0], pack_disc(fourier_2d(stored[3]), disc), atol=1e-3)
+    assert loaded.area[0] == 1.0
+    mask = cache._masks(np.zeros((1, 2)), np.zeros(1))[0]
+    assert torch.allclose(loaded.images[1], pack_disc(fourier_2d(stored[1] * mask), disc), atol=1e-3)
+    # What is left of white noise's power.
+    assert loaded.area[1] == pytest.approx(mask.square().mean().item())
+    # Smearing by the mask leaves the power of white noise white.
+    expected = loaded.area[1].item() * SIZE**2
+    assert loaded.images[1].abs().square().mean().item() == pytest.approx(expected, rel=0.3)
+
+
+def test_ctf_is_that_of_each_particle_at_the_working_frequencies(make_star: Maker) -> None:
+    particles = read_particles(make_star())
+    disc = HalfDisc(12)
+    flipped = replace(particles, optics=(replace(particles.optics[0], phase_flipped=True),))
+    chosen = np.array([2, 0])
+    found, absolute = (
+        cache_of(np.ones((4, SIZE, SIZE)), p).load(chosen, disc, np.zeros((2, 2)), np.zeros(2)).ctf
+        for p in (particles, flipped)
+    )
+    group = particles.optics[0]
+    names = ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "b_factor", "scale")
+    expected = ctf(
+        torch.from_numpy(disc.frequencies / EXTENT),
+        group.wavelength,
+        group.spherical_aberration,
+        group.amplitude_contrast,
+        *(torch.from_numpy(getattr(particles, name)[chosen]) for name in names),
+    )
+    assert torch.allclose(found, expected)
+    assert not torch.allclose(found[0], found[1])
+    assert (found < -0.5).any()
+    assert torch.equal(absolute, found.abs())
+
+
+def two_groups(folder: Path) -> Path:
+    """Two optics groups whose images have different boxes and pixels of one and the same object."""
+    rng = np.random.default_rng(0)
+    samplings = {1: (48, 1.6), 2: (72, 1.1)}
+    rows, header = [], ["data_optics", "", "loop_"]
+    columns = ("OpticsGroupName", "OpticsGroup", "Voltage", "SphericalAberration", "AmplitudeContrast")
+    header += [f"_rln{c}" for c in (*columns, "ImagePixelSize", "ImageSize")]
+    for group, (box, pixel) in samplings.items():
+        header.append(f"g{group} {group} 300 2.7 0.1 {pixel} {box}")
+        stack = 30.0 * blob(box, pixel) + rng.standard_normal((3, box, box)) + 5.0 * group
+        with mrcfile.new(folder / f"{group}.mrcs") as mrc:
+            mrc.set_data(stack.astype(np.float32))
+        rows += [f"{i}@{group}.mrcs {group} 10000 9000 30" for i in (1, 2, 3)]
+    header += ["", "data_particles", "", "loop_"]
+    header += [f"_rln{c}" for c in ("ImageName", "OpticsGroup", "DefocusU", "DefocusV", "DefocusAngle")]
+    # Mixed, so that places in the cache are not those in the stacks.
+    path = folder / "particles.star"
+    path.write_text("\n".join([*header, *(rows[i] for i in (0, 3, 1, 4, 2, 5))]) + "\n")
+    return path
+
+
+def test_images_of_all_optics_groups_are_normalised_and_on_one_grid(tmp_path: Path) -> None:
+    particles, seen = read_particles(two_groups(tmp_path)), []
+    cache = build_cache(
+        particles, SIZE, EXTENT, 40.0, torch.device("cpu"), lambda done, total: seen.append((done, total))
+    )
+    assert cache.images.shape == (6, SIZE, SIZE)
+    assert seen == [(3, 6), (6, 6)]
+    for image in cache.images.astype(np.float64):
+        assert np.abs(image - 30.0 * blob(SIZE, EXTENT / SIZE)).std() < 1.0
+        assert image[:5].mean() == pytest.approx(0.0, abs=0.2)
+
+
+def test_premultiplied_images_are_refused(make_star: Maker) -> None:
+    particles = read_particles(make_star())
+    premultiplied = replace(particles, optics=(replace(particles.optics[0], premultiplied=True),))
+    with pytest.raises(CryogradError, match=r"premultiplied.*extract"):
+        build_cache(premultiplied, 8, 12.0, 6.0, torch.device("cpu"))
