@@ -23,6 +23,8 @@ LAYERS = [
     {"pose"},
     {"objective"},
     {"validation"},
+    {"state"},
+    {"prepare"},
     {"reconstruct"},
     {"checkpoint", "inspection"},
     {"report"},

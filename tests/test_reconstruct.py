@@ -12,7 +12,8 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.model.symmetry import group_matrices
-from cryograd.reconstruct import State, abinitio, full_volume
+from cryograd.reconstruct import abinitio
+from cryograd.state import State, full_volume
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at

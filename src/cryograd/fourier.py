@@ -83,7 +83,7 @@ def fourier_2d(images: Tensor) -> Tensor:
 
 
 def fourier_3d(volume: Tensor) -> Tensor:
-    """Centred half-space transform (..., L, L, L//2 + 1) of a real volume (..., L, L, L); kz, ky in FFT order."""
+    """Centred half-space transform (..., L, L, L//2 + 1) of real volumes (..., L, L, L); FFT order."""
     return torch.fft.rfftn(torch.fft.ifftshift(volume, dim=(-3, -2, -1)), dim=(-3, -2, -1))
 
 

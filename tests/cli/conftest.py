@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cryograd
+from cryograd import state
 from cryograd.cli.main import main
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
@@ -180,11 +181,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
     fake = FakeEngine()
     module = ModuleType("cryograd.reconstruct")
-    module.State = FakeState  # pyright: ignore[reportAttributeAccessIssue]
     module.abinitio = fake.abinitio  # pyright: ignore[reportAttributeAccessIssue]
-    module.full_volume = lambda state, particles: (state.volume.numpy(), PIXEL_SIZE)  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "cryograd.reconstruct", module)
     monkeypatch.setattr(cryograd, "reconstruct", module, raising=False)
+    monkeypatch.setattr(state, "State", FakeState)
+    monkeypatch.setattr(state, "full_volume", lambda last, particles: (last.volume.numpy(), PIXEL_SIZE))
     # Imported again with the stand-in, and forgotten afterwards.
     for name in ("abinitio", "demo"):
         monkeypatch.delitem(sys.modules, f"cryograd.cli.{name}", raising=False)

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from cryograd.data.particles import Particles, read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 from cryograd.report.build import build_report
+from cryograd.state import State, full_volume
 from cryograd.threads import set_threads
-
-if TYPE_CHECKING:
-    from cryograd.reconstruct import State
 
 # What may differ between a run and its continuation, since the result does not depend on it.
 _FREE = {"output", "threads", "checkpoint_seconds"}
@@ -79,7 +77,7 @@ def _check_same_run(config: Abinitio, folder: RunFolder) -> None:
 
 def _reconstruct(
     config: Abinitio, particles: Particles, folder: RunFolder, saved: Checkpoint | None
-) -> "tuple[State, float]":
+) -> tuple[State, float]:
     """Run the engine to its end; the folder holds the map and a checkpoint all along.
 
     Returns
@@ -87,7 +85,7 @@ def _reconstruct(
     tuple
         The last state and the run's time in seconds, earlier parts of a resumed run included.
     """
-    before = None if saved is None else reconstruct.State.from_state_dict(saved.state)
+    before = None if saved is None else State.from_state_dict(saved.state)
     state = before
     began = time.monotonic() - (0.0 if saved is None else saved.wall_seconds)
     schedule = checkpoint.Schedule(config.checkpoint_seconds)
@@ -123,13 +121,13 @@ def _start(config: Abinitio, folder: RunFolder, state: "State | None") -> None:
         folder.rewrite_log(state.history)
 
 
-def _save(folder: RunFolder, particles: Particles, state: "State", seconds: float) -> None:
+def _save(folder: RunFolder, particles: Particles, state: State, seconds: float) -> None:
     """Write the map so far, and a checkpoint."""
     checkpoint.save(folder.checkpoint, Checkpoint(state.state_dict(), seconds))
-    write_map(folder.volume, *reconstruct.full_volume(state, particles))
+    write_map(folder.volume, *full_volume(state, particles))
 
 
-def _write_results(folder: RunFolder, particles: Particles, state: "State", metrics: dict[str, Any]) -> None:
+def _write_results(folder: RunFolder, particles: Particles, state: State, metrics: dict[str, Any]) -> None:
     """Write what a finished run leaves besides its map, log and checkpoint."""
     optics = particles.optics[0]
     mask = state.mask.cpu().numpy()
@@ -145,7 +143,7 @@ def _write_results(folder: RunFolder, particles: Particles, state: "State", metr
     folder.write_metrics(metrics)
 
 
-def _metrics(config: Abinitio, particles: Particles, state: "State", seconds: float) -> dict[str, Any]:
+def _metrics(config: Abinitio, particles: Particles, state: State, seconds: float) -> dict[str, Any]:
     """What metrics.json says: JSON-able."""
     optics = particles.optics[0]
     posterior = state.posterior

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from cryograd.reconstruct import State
+    from cryograd.state import State
 
 _STAGES = {
     "starts": "choosing a start",

@@ -13,6 +13,7 @@ from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.posterior import (
     Batch,
     Cells,
+    Local,
     Poses,
     Statistics,
     best_cells,
@@ -129,7 +130,7 @@ class MarginalLikelihood:
         return self.projector.transform(self.symmetrizer.forward(volume))
 
     def evaluate(self, volume: Tensor, batch: Batch, search: Search) -> Evaluation:
-        """Value, gradient and curvature of −(1/B) Σ log p(X_i | V) (DESIGN of the method: see docs/method.md)."""
+        """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
         grid = self.transform(volume)
         statistics, poses, residual = self.infer(grid, batch, search)
         misfit = statistics.power * statistics.slices - statistics.cross
@@ -201,37 +202,40 @@ class MarginalLikelihood:
         self, grid: Tensor, batch: Batch, cells: Cells, search: Search, part: slice
     ) -> tuple[Statistics, Poses, Tensor]:
         mine = batch.part(part)
-        cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length)
-        for level, following in zip(search.levels, (*search.levels[1:], None), strict=True):
-            cells = cells.split()
-            disc = HalfDisc(level.radius)
-            narrow = mine.prefix(len(disc))
-            local = evaluate_local(
-                narrow,
-                cells,
-                grid,
-                self.projector,
-                slice_points(disc, grid.device),
-                self.frequencies(len(disc), grid.device),
-                search.shifts.prior_sigma,
-            )
+        first, *rest = search.levels
+        cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length).split()
+        local = self._score(grid, mine, cells, search, first.radius)
+        for level in rest:
+            keep, sides = (level.rotations, level.shifts), (cells.angle, cells.length)
             marginals = local.joint.sum(dim=1), local.joint.sum(dim=2)
-            if following is not None:
-                keep, sides = (following.rotations, following.shifts), (cells.angle, cells.length)
-                cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides)
+            cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
+            local = self._score(grid, mine, cells, search, level.radius)
         statistics, residual = local_statistics(mine, cells, local)
-        return statistics, self._poses(mine, cells, search, local.log_evidence, *marginals), residual
+        return statistics, self._poses(mine, cells, search, local), residual
 
-    def _poses(
-        self, batch: Batch, cells: Cells, search: Search, log_sum: Tensor, rotation: Tensor, shift: Tensor
-    ) -> Poses:
+    def _score(self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float) -> Local:
+        """Evaluate a block's own candidates at one radius."""
+        disc = HalfDisc(radius)
+        return evaluate_local(
+            batch.prefix(len(disc)),
+            cells,
+            grid,
+            self.projector,
+            slice_points(disc, grid.device),
+            self.frequencies(len(disc), grid.device),
+            search.shifts.prior_sigma,
+        )
+
+    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
+        """Best pose, evidence and entropy of a block of images."""
+        rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
         rows = torch.arange(len(rotation), device=rotation.device)
         probability, best = rotation.max(dim=1)
-        evidence = log_sum + batch.log_norm + log_cell_weight(cells, search.rotations, search.shifts)
+        weight = log_cell_weight(cells, search.rotations, search.shifts)
         return Poses(
             cells.rotations[rows, best],
             cells.shifts[rows, shift.argmax(dim=1)],
-            evidence,
+            local.log_evidence + batch.log_norm + weight,
             rotation_entropy(rotation),
             probability,
         )

@@ -1,7 +1,6 @@
 """Minibatch steps preconditioned by the running curvature, with momentum."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +26,14 @@ class PreconditionedState:
     curvature: Tensor
     curvature_weight: Tensor
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors on the CPU and plain data."""
-        return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+    def to(self, device: torch.device) -> "PreconditionedState":
+        """The state with its tensors on a device."""
+        return PreconditionedState(
+            self.momentum.to(device),
+            self.momentum_weight,
+            self.curvature.to(device),
+            self.curvature_weight.to(device),
+        )
 
 
 @dataclass(frozen=True)

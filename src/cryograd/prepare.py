@@ -1,0 +1,201 @@
+"""What a run derives from its data and options before the first iteration."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.config import Abinitio
+from cryograd.data.cache import ImageCache, build_cache
+from cryograd.data.density import resample_map
+from cryograd.data.mrc import read_map
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.model.blobs import random_blobs
+from cryograd.model.noise import Noise, noise_from_corners
+from cryograd.model.projection import slice_points
+from cryograd.model.symmetry import group_matrices
+from cryograd.objective.likelihood import MarginalLikelihood
+from cryograd.objective.priors import Exponential, Improper, Prior
+from cryograd.pose.product import scoring_precision
+from cryograd.rotations import random_rotations
+from cryograd.solvers.preconditioned import Preconditioned
+from cryograd.solvers.schedule import March
+from cryograd.state import Candidate, PosteriorTable, State
+from cryograd.validation.fsc import soft_sphere
+
+# Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
+SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run derives from its data and options and never changes.
+
+    Parameters
+    ----------
+    images
+        Images at the working sampling.
+    plan
+        What each iteration does.
+    max_shift
+        Å.
+    solver, prior, seed
+        As chosen.
+    group
+        Matrices of the point group.
+    precision
+        Of the exhaustive products.
+    """
+
+    images: ImageCache
+    plan: March
+    max_shift: float
+    solver: Preconditioned
+    prior: Prior
+    seed: int
+    symmetry: str
+    group: np.ndarray
+    precision: str
+
+    def likelihood(self, radius: float) -> MarginalLikelihood:
+        """The likelihood at a radius."""
+        return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
+
+
+def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
+    """Read the images and make everything that the first iteration needs."""
+    device = _device(config.device)
+    extent = max(o.box_size * o.pixel_size for o in particles.optics)
+    nyquist = max(o.pixel_size for o in particles.optics) * 2.0
+    finest = _final_radius(extent, nyquist, config)
+    size = _working_size(finest, particles)
+    diameter = config.particle_diameter or 0.9 * extent
+    images = build_cache(particles, size, extent, diameter, device)
+    radius = 0.5 * diameter / extent * size
+    mask = _solvent_mask(config.mask, size, extent, radius).to(device)
+    noise = _corner_noise(images, radius)
+    plan = March(
+        len(particles),
+        extent / config.start_resolution,
+        min(max(SELECT_RADIUS, extent / config.start_resolution), finest),
+        finest,
+        minibatch=config.minibatch,
+    )
+    max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
+    group = group_matrices(config.symmetry)
+    setup = Setup(
+        images,
+        plan,
+        max_shift,
+        Preconditioned(),
+        Improper(),
+        config.seed,
+        config.symmetry,
+        group,
+        scoring_precision(device.type),
+    )
+    candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(plan.candidates))
+    if config.prior == "exponential":
+        scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
+        setup = replace(setup, prior=Exponential(scale, config.prior_weight))
+    table = PosteriorTable.empty(len(particles))
+    state = State(
+        0,
+        plan.total,
+        "starts",
+        plan.start_radius,
+        extent / plan.start_radius,
+        candidates,
+        mask,
+        extent,
+        noise,
+        0,
+        [],
+        table,
+        config.symmetry,
+    )
+    return setup, state
+
+
+def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, number: int) -> Candidate:
+    """A random volume scaled so that its projections have half the amplitude of the images' signal."""
+    rng = np.random.default_rng([setup.seed, 3, number])
+    blobs = random_blobs(setup.images.size, radius, rng)
+    volume = torch.as_tensor(blobs).to(mask) * mask
+    likelihood = setup.likelihood(setup.plan.start_radius)
+    n = min(500, len(setup.images.particles))
+    loaded = setup.images.load(np.arange(n), likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
+    rotations = torch.as_tensor(random_rotations(n, rng)).to(mask)
+    points = slice_points(likelihood.disc, mask.device)
+    slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
+    variance = noise.on_disc(likelihood.disc, loaded.group)
+    signal = float((loaded.images.abs().square() / variance - 1.0).mean())
+    model = float(((loaded.ctf * slices).abs().square() / variance).mean())
+    # Images without excess power at low resolution still get a start of some size.
+    volume = volume * (0.5 * math.sqrt(max(signal, 1e-3) / model))
+    return Candidate(volume, setup.solver.init(volume), -math.inf)
+
+
+def _corner_noise(images: ImageCache, radius: float) -> Noise:
+    """Noise variance from what lies outside the particles, or at least from the corners."""
+    limit = min(radius, images.size / 2 - 4.0)
+    sample = np.linspace(0, len(images.images) - 1, min(2000, len(images.images))).astype(int)
+    values = torch.as_tensor(images.images[sample]).to(images.device).float()
+    group = torch.as_tensor(images.particles.optics_index[sample], device=images.device)
+    return noise_from_corners(values, group, len(images.particles.optics), limit)
+
+
+def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
+    """Radius at the end of the march, in Fourier pixels."""
+    if config.max_resolution is not None:
+        if config.max_resolution < nyquist:
+            raise CryogradError(
+                f"--max-resolution {config.max_resolution:g} Å is finer than the images' Nyquist limit",
+                config.particles,
+                f"give {nyquist:.2f} Å or more",
+            )
+        finest = extent / config.max_resolution
+    else:
+        finest = FINEST_RADIUS
+    finest = min(finest, 0.9 * extent / nyquist)
+    if finest < extent / config.start_resolution:
+        raise CryogradError(
+            f"--start-resolution {config.start_resolution:g} Å is finer than the finest resolution used",
+            config.particles,
+            f"give more than {extent / finest:.2f} Å",
+        )
+    return finest
+
+
+def _working_size(radius: float, particles: Particles) -> int:
+    """Smallest box whose transform is quick and that holds the radius with a margin; at most the images'."""
+    largest = max(o.box_size for o in particles.optics)
+    quick = [2**a * 3**b for a in range(1, 12) for b in range(3) if 2**a * 3**b >= 2.2 * radius + 2.0]
+    return min(largest, *quick)
+
+
+def _solvent_mask(path: Path | None, size: int, extent: float, radius: float) -> Tensor:
+    """The given mask at the working sampling, or a soft sphere."""
+    if path is None:
+        return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
+    mask, pixel = read_map(path)
+    if abs(mask.shape[0] * pixel - extent) > 0.01 * extent:
+        raise CryogradError(
+            f"the mask's box is {mask.shape[0] * pixel:.1f} Å, the particles' is {extent:.1f} Å",
+            path,
+            "give a mask in the particles' box",
+        )
+    return torch.as_tensor(resample_map(mask, pixel, size, extent / size)).clamp(0.0, 1.0)
+
+
+def _device(name: str) -> torch.device:
+    """The device that an option names."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CryogradError("there is no CUDA device", "--device cuda", "use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

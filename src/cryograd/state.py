@@ -1,0 +1,163 @@
+"""The state of a run after an iteration: all that a checkpoint needs."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.data.density import resample_map
+from cryograd.data.particles import Particles
+from cryograd.fourier import lowpass_volume
+from cryograd.model.noise import Noise
+from cryograd.model.symmetry import Symmetrizer
+from cryograd.pose.posterior import Poses
+from cryograd.solvers.preconditioned import PreconditionedState
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One start: its volume, what the solver remembers, and its running mean log evidence."""
+
+    volume: Tensor
+    solver: PreconditionedState
+    evidence: float
+
+
+@dataclass(frozen=True)
+class PosteriorTable:
+    """The latest posterior of every particle.
+
+    Parameters
+    ----------
+    rotations, shifts
+        Most probable pose: matrices (n, 3, 3), origin offsets (n, 2) in Å.
+    log_evidence, entropy, max_probability
+        Shape (n,); the entropy in nats.
+    visited
+        Whether the particle has been in a minibatch, shape (n,).
+    """
+
+    rotations: np.ndarray
+    shifts: np.ndarray
+    log_evidence: np.ndarray
+    entropy: np.ndarray
+    max_probability: np.ndarray
+    visited: np.ndarray
+
+    @staticmethod
+    def empty(n: int) -> "PosteriorTable":
+        """Table of particles that have not been visited."""
+        rotations = np.broadcast_to(np.eye(3), (n, 3, 3)).copy()
+        unknown = np.zeros(n)
+        return PosteriorTable(rotations, np.zeros((n, 2)), unknown, unknown, unknown, np.zeros(n, dtype=bool))
+
+    def updated(self, indices: np.ndarray, poses: Poses) -> "PosteriorTable":
+        """The table with new rows for some particles."""
+        columns = {name: getattr(self, name).copy() for name in vars(self)}
+        for name, values in vars(poses).items():
+            columns[name][indices] = values.double().cpu().numpy()
+        columns["visited"][indices] = True
+        return PosteriorTable(**columns)
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after an iteration.
+
+    Parameters
+    ----------
+    iteration, total_iterations
+        Iterations done, and to be done in all.
+    stage
+        ``starts``, ``march``, ``settle`` or ``poses``.
+    radius, resolution
+        Fourier pixels; Å.
+    candidates
+        The starts that are left, the one of most evidence first.
+    mask
+        Solvent mask (W, W, W) of the working box.
+    extent
+        Side of the working box in Å.
+    noise
+        Noise variance.
+    images_drawn
+        Images that the minibatches have drawn so far: the place in the endless shuffled sequence.
+    history
+        One row an iteration, JSON-able.
+    posterior
+        The latest posterior of every particle.
+    symmetry
+        Point group.
+    """
+
+    iteration: int
+    total_iterations: int
+    stage: str
+    radius: float
+    resolution: float
+    candidates: tuple[Candidate, ...]
+    mask: Tensor
+    extent: float
+    noise: Noise
+    images_drawn: int
+    history: list[dict[str, Any]]
+    posterior: PosteriorTable
+    symmetry: str
+
+    @property
+    def volume(self) -> Tensor:
+        """The best start's volume in the working box, shape (W, W, W)."""
+        return self.candidates[0].volume
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors on the CPU and plain data, for `torch.save`."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str | list)}
+        cpu = self.to(torch.device("cpu"))
+        return plain | {
+            "candidates": [
+                {"volume": c.volume, "solver": dict(vars(c.solver)), "evidence": c.evidence}
+                for c in cpu.candidates
+            ],
+            "mask": cpu.mask,
+            "noise": cpu.noise.variance,
+            "posterior": {k: torch.from_numpy(v) for k, v in vars(self.posterior).items()},
+        }
+
+    @staticmethod
+    def from_state_dict(saved: dict[str, Any]) -> "State":
+        """Undo `state_dict`, on the CPU."""
+        candidates = tuple(
+            Candidate(c["volume"], PreconditionedState(**c["solver"]), c["evidence"])
+            for c in saved["candidates"]
+        )
+        posterior = PosteriorTable(**{k: v.numpy() for k, v in saved["posterior"].items()})
+        restored = {"candidates": candidates, "noise": Noise(saved["noise"]), "posterior": posterior}
+        return State(**(saved | restored))
+
+    def to(self, device: torch.device) -> "State":
+        """The state with its tensors on a device."""
+        candidates = tuple(
+            Candidate(c.volume.to(device), c.solver.to(device), c.evidence) for c in self.candidates
+        )
+        noise = Noise(self.noise.variance.to(device))
+        return replace(self, candidates=candidates, mask=self.mask.to(device), noise=noise)
+
+
+def full_volume(state: State, particles: Particles) -> tuple[np.ndarray, float]:
+    """The map at the sampling of the first optics group.
+
+    Returns
+    -------
+    tuple
+        Density (L, L, L), float32, whose projections are sums of voxels, and its pixel size in Å.
+    """
+    optics = particles.optics[0]
+    size = state.volume.shape[-1]
+    volume = Symmetrizer(state.symmetry, size, state.radius).forward(state.volume)
+    # What lies beyond the march's radius comes from positivity, not from the images.
+    volume = lowpass_volume(volume, min(state.radius + 1.0, size / 2 - 1.0))
+    pixel = state.extent / size
+    density = resample_map(volume.cpu().numpy(), pixel, optics.box_size, optics.pixel_size)
+    return density * np.float32(optics.pixel_size / pixel), optics.pixel_size
