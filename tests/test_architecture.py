@@ -1,4 +1,4 @@
-"""Imports between the program's packages point one way: up the list below."""
+"""Imports between the program's packages point one way, up the list below, and no file is long."""
 
 import ast
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 import cryograd
 
 PACKAGE = Path(cryograd.__file__).parent
+LONGEST_FILE = 400
 
 # A module may import its own package and the layers before its own; packages of one layer do not know
 # each other.
@@ -71,6 +72,14 @@ def module_name(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_imports_point_up_the_list(path: Path) -> None:
     assert violations(path.read_text(encoding="utf-8"), module_name(path)) == []
+
+
+def test_no_source_file_is_too_long() -> None:
+    lengths = {
+        module_name(path): len(path.read_text(encoding="utf-8").splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
 def test_every_package_is_in_the_list() -> None:
