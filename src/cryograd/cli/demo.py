@@ -13,8 +13,9 @@ from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.report.build import build_report
 
-_BOX, _PIXEL_SIZE = 40, 5.0
-_SNR = 0.2
+_BOX, _PIXEL_SIZE, _SNR = 32, 6.0, 0.2
+# The images are simulated with shifts of up to 10 Å.
+_MAX_SHIFT = 12.0
 
 
 def run(config: Demo) -> dict[str, Any]:
@@ -29,7 +30,12 @@ def run(config: Demo) -> dict[str, Any]:
     particles = simulated / "particles.star"
     metrics = abinitio.run(
         Abinitio(
-            particles=particles, output=folder.path, symmetry=SYMMETRY, seed=config.seed, device=config.device
+            particles=particles,
+            output=folder.path,
+            symmetry=SYMMETRY,
+            max_shift=_MAX_SHIFT,
+            seed=config.seed,
+            device=config.device,
         )
     )
     maps = compare.run(
