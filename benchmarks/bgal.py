@@ -34,8 +34,9 @@ def reconstruct(particles: Path, symmetry: str, seed: int, folder: Path) -> floa
     if (folder / "metrics.json").exists():
         return None
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = ["abinitio", str(particles), "--symmetry", symmetry, "--seed", str(seed), "-o", str(folder)]
-    subprocess.run([sys.executable, "-m", "cryograd.cli.main", *command], check=True)
+    program = Path(sys.executable).with_name("cryograd")
+    command = [program, "abinitio", particles, "--symmetry", symmetry, "--seed", str(seed), "-o", folder]
+    subprocess.run(command, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -1,0 +1,113 @@
+"""Ab initio runs on simulated particles at SNR 0.05, scored against the truth.
+
+    python benchmarks/simulated.py STRUCTURES RIBOSOME_MAP -o runs [--boxes 64 128] [--seeds 0 1 2]
+
+STRUCTURES holds t20s_6bdf.pdb.gz, groel_1gru_A.pdb.gz, groel_1gru_H.pdb.gz and groes_1gru.pdb.gz.
+RIBOSOME_MAP is a 65-pixel map of the 70S ribosome without a pixel size in its header; 5.0 Å is assumed, at
+which the particle is as large as a 70S ribosome (about 260 Å).
+"""
+
+import argparse
+import json
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from cryograd.config import Abinitio
+from cryograd.data.density import (
+    assemble,
+    model_density,
+    on_symmetry_axes,
+    read_model,
+    resample_map,
+)
+from cryograd.data.mrc import read_map
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.simulate import Simulation, density_diameter, simulate
+from cryograd.reconstruct import abinitio
+from cryograd.state import full_volume
+from cryograd.validation.alignment import align
+from cryograd.validation.fsc import fsc, resolution_at
+
+SNR, RIBOSOME_PIXEL = 0.05, 5.0
+# Truth is blurred by this B-factor in Å², which removes the ringing of a hard cut at Nyquist.
+B_FACTOR = 100.0
+SYMMETRY = {"t20s": "D7", "groel-groes": "C7", "ribosome": "C1"}
+EXTENT = {"t20s": 230.0, "groel-groes": 300.0, "ribosome": 65 * RIBOSOME_PIXEL}
+
+
+def density(name: str, box: int, structures: Path, ribosome: Path) -> np.ndarray:
+    """The molecule's density in a box of its extent."""
+    pixel = EXTENT[name] / box
+    if name == "ribosome":
+        volume, _ = read_map(ribosome, voxel_size=RIBOSOME_PIXEL)
+        return resample_map(volume, RIBOSOME_PIXEL, box, pixel)
+    if name == "t20s":
+        model = on_symmetry_axes(read_model(structures / "t20s_6bdf.pdb.gz"), "D7")
+    else:
+        subunits = [read_model(structures / f"groel_1gru_{chain}.pdb.gz") for chain in "AH"]
+        model = assemble(subunits, "C7", read_model(structures / "groes_1gru.pdb.gz"))
+    return model_density(model, box, pixel, b_factor=B_FACTOR)
+
+
+def run(name: str, truth: np.ndarray, particles: int, seed: int, folder: Path) -> dict:
+    """Simulate, reconstruct and score."""
+    box = len(truth)
+    pixel = EXTENT[name] / box
+    optics = Optics("simulated", electron_wavelength(300.0), 2.7e7, 0.1, pixel, box)
+    simulation = Simulation(particles, (optics,), snr=SNR, seed=seed)
+    images = simulate(truth, pixel, simulation, folder)
+    diameter = min(0.95 * EXTENT[name], 1.1 * density_diameter(truth, pixel))
+    config = Abinitio(
+        particles=folder / "particles.star",
+        output=folder / "run",
+        symmetry=SYMMETRY[name],
+        particle_diameter=diameter,
+        seed=seed,
+    )
+    (state,) = deque(abinitio(images, config), maxlen=1)
+    volume, _ = full_volume(state, images)
+    _, values = fsc(align(volume, truth, pixel, pixel).volume, truth)
+    resolution = resolution_at(values, 0.5, box, pixel)
+    seconds: dict[str, float] = {}
+    for row in state.history:
+        for stage, spent in row["seconds"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    return {
+        "molecule": name,
+        "symmetry": SYMMETRY[name],
+        "box": box,
+        "particles": particles,
+        "seed": seed,
+        "fsc05_radius_px": None if resolution is None else EXTENT[name] / resolution,
+        "fsc05_angstrom": resolution,
+        "stage_seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("structures", type=Path)
+    parser.add_argument("ribosome", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--molecules", nargs="+", choices=list(SYMMETRY), default=list(SYMMETRY))
+    parser.add_argument("--boxes", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--particles", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results = []
+    for name in options.molecules:
+        for box in options.boxes:
+            truth = density(name, box, options.structures, options.ribosome)
+            for seed in options.seeds:
+                folder = options.output / f"{name}-{box}-{seed}"
+                results.append(run(name, truth, options.particles, seed, folder))
+                print(json.dumps(results[-1]), flush=True)
+                if options.json is not None:
+                    options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
