@@ -197,14 +197,20 @@ def test_local_statistics_and_residual_agree_with_brute_force(monkeypatch):
     )
 
 
-def test_negligible_rotations_are_dropped_and_every_image_counts_once():
+def test_negligible_rotations_are_dropped_and_every_image_counts_once(monkeypatch):
     cells = random_cells(m=40)
-    batch, local, *_, joint = local_problem(cells, signal=1.0)
+    batch, local, _, phases, _, joint = local_problem(cells, signal=1.0)
+    monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.02)
     statistics, _ = local_statistics(batch, cells, local)
     marginal = joint.sum(dim=1)
-    assert len(statistics.rotations) == int((marginal > 1e-3).sum()) < marginal.numel()
+    assert len(statistics.rotations) == int((marginal > 0.02).sum()) < marginal.numel()
     # Σ_j a_j is Σ_i C_i².
     assert torch.allclose(statistics.power.sum(dim=0), batch.ctf.square().sum(dim=0), rtol=1e-5)
+    kept = torch.where(marginal > 0.02, 1.0, 0.0)[:, None] * joint
+    kept = (kept / kept.sum(dim=(1, 2), keepdim=True)).sum(dim=2)
+    templates = ((batch.ctf * batch.images)[:, None] * phases.conj()).to(torch.complex128)
+    cross = torch.einsum("is,isk->k", kept.to(torch.complex128), templates)
+    assert torch.linalg.norm(statistics.cross.sum(dim=0) - cross) < 1e-4 * torch.linalg.norm(cross)
 
 
 def test_best_cells_are_the_most_probable_ones():
