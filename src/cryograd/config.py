@@ -94,7 +94,7 @@ class Abinitio(Command):
         None, "Farthest in Å that a particle may be off the image centre. [default: 0.2 of the box]"
     )
     max_resolution: PositiveFloat | None = option(
-        None, "Finest resolution in Å to use. [default: chosen from the data]"
+        None, "Finest resolution in Å to use. [default: 1/28 of the box, or Nyquist / 0.9]"
     )
     start_resolution: PositiveFloat = option(40.0, "Resolution in Å of the random start.")
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")

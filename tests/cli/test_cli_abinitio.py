@@ -135,6 +135,7 @@ def test_ctrl_c_leaves_the_map_so_far(abinitio: Callable, engine: FakeEngine, tm
     assert outcome.status == 130
     assert outcome.out == ""
     assert outcome.error_lines[-1] == "interrupted"
+    assert f"continue with: cryograd abinitio -o {tmp_path / 'run'} --resume" in outcome.error_lines
     saved = checkpoint.load(tmp_path / "run/checkpoint/state.pt").state
     assert saved["iteration"] == 3
     np.testing.assert_array_equal(read_map(tmp_path / "run/volume.mrc")[0], saved["volume"].numpy())

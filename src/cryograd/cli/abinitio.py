@@ -100,6 +100,7 @@ def _reconstruct(
                 if schedule.due() or stop.requested:
                     _save(folder, particles, state, time.monotonic() - began)
                 if stop.requested:
+                    progress.say(f"continue with: cryograd abinitio -o {folder.path} --resume")
                     stop.leave()
         except CryogradError:
             # Bad input that only the engine could see leaves nothing behind.

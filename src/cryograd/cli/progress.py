@@ -53,6 +53,10 @@ class Progress:
     ) -> None:
         self._stack.close()
 
+    def say(self, text: str) -> None:
+        """Print a line above the progress, terminal or not."""
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
+
     def show(self, state: "State") -> None:
         """Show an iteration."""
         self._bar.update(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from cryograd.fourier import HalfDisc
 from cryograd.model.symmetry import group_matrices
 from cryograd.report.load import Poses
 from cryograd.report.style import ACCENT, INK, MUTED, SEQUENTIAL, WARM, as_svg, new_figure
@@ -13,25 +14,34 @@ from cryograd.rotations import FloatArray
 
 
 def course(log: list[dict[str, Any]]) -> str:
-    """Resolution and log evidence by iteration."""
-    figure = new_figure(9.0, 4.2)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.6))
+    """Resolution, log evidence and certainty of the orientations by iteration."""
+    figure = new_figure(9.0, 5.2)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.0, 1.3, 1.0))
+    resolution, evidence, entropy = panels
     iteration = [row["iteration"] for row in log]
-    top.step(iteration, [row["resolution"] for row in log], where="post", color=ACCENT)
-    top.set_ylabel("resolution (Å)")
-    top.invert_yaxis()
-    evidence = np.array([row["log_evidence"] for row in log], dtype=np.float64)
-    bottom.plot(iteration, evidence, ".", ms=2.5, color=ACCENT, alpha=0.45, mew=0)
-    # Smoothed between changes of resolution only, since there the evidence jumps.
-    changes = np.flatnonzero(np.diff([row["resolution"] for row in log])) + 1
-    for part in np.split(np.arange(len(log)), changes):
-        bottom.plot(np.array(iteration)[part], _smooth(evidence[part], 15), color=INK, lw=1.2)
-    bottom.set_ylabel("log evidence an image")
-    bottom.set_xlabel("iteration")
-    bottom.ticklabel_format(axis="y", useOffset=False)
-    for axes in (top, bottom):
+    resolution.step(iteration, [row["resolution"] for row in log], where="post", color=ACCENT)
+    resolution.set_ylabel("resolution (Å)")
+    resolution.invert_yaxis()
+    # The evidence of a coefficient: that of an image falls with every coefficient that is added.
+    per_coefficient = [row["log_evidence"] / len(HalfDisc(row["radius"])) for row in log]
+    _dots_and_mean(evidence, iteration, per_coefficient)
+    evidence.set_ylabel("log evidence")
+    evidence.ticklabel_format(axis="y", useOffset=False)
+    _dots_and_mean(entropy, iteration, [row["entropy"] for row in log])
+    entropy.set_ylabel("entropy (nats)")
+    entropy.set_ylim(bottom=0.0)
+    entropy.set_xlabel("iteration")
+    for axes in panels:
         _mark_stages(axes, log)
+    figure.align_ylabels(panels)
     return as_svg(figure, "course")
+
+
+def _dots_and_mean(axes: Axes, iteration: list[int], values: list[float]) -> None:
+    """Values of minibatches as dots, and their running mean."""
+    series = np.array(values, dtype=np.float64)
+    axes.plot(iteration, series, ".", ms=3.5, color=ACCENT, alpha=0.45, mew=0)
+    axes.plot(iteration, _smooth(series, max(1, len(series) // 60)), color=INK, lw=1.2)
 
 
 def _smooth(values: FloatArray, width: int) -> FloatArray:
@@ -110,7 +120,7 @@ def shifts(poses: Poses, limit: float | None) -> str:
     axes = figure.subplots()
     x, y = poses.shifts.T
     reach = max(float(np.abs(poses.shifts).max()), limit or 0.0, 1.0) * 1.05
-    bins = np.linspace(-reach, reach, 41)
+    bins = np.linspace(-reach, reach, int(np.clip(np.sqrt(len(x)) / 1.5, 12, 40)) + 1)
     counts, _, _ = np.histogram2d(x, y, (bins, bins))
     image = np.ma.masked_equal(counts.T, 0.0)
     mesh = axes.pcolormesh(bins, bins, image, cmap=SEQUENTIAL, vmin=0.0, rasterized=True)
