@@ -29,6 +29,8 @@ from cryograd.validation.fsc import soft_sphere
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
+# Images from which the noise is first estimated.
+_NOISE_SAMPLE = 2000
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,13 @@ def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, numbe
 def _corner_noise(images: ImageCache, radius: float) -> Noise:
     """Noise variance from what lies outside the particles, or at least from the corners."""
     limit = min(radius, images.size / 2 - 4.0)
-    sample = np.linspace(0, len(images.images) - 1, min(2000, len(images.images))).astype(int)
+    groups = images.particles.optics_index
+    count = len(images.particles.optics)
+    # As many of every group, so that none is without an estimate.
+    each = max(50, _NOISE_SAMPLE // count)
+    sample = np.concatenate([np.flatnonzero(groups == number)[:each] for number in range(count)])
     values = torch.as_tensor(images.images[sample]).to(images.device).float()
-    group = torch.as_tensor(images.particles.optics_index[sample], device=images.device)
-    return noise_from_corners(values, group, len(images.particles.optics), limit)
+    return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
 
 
 def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:

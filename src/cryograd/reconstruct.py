@@ -156,7 +156,7 @@ def _following(
         "max_probability": float(poses.max_probability.double().mean()),
         "step": step.rate,
         "starts": len(candidates),
-        "noise": float(noise.variance[:, int(step.radius)].mean() / state.noise.variance.shape[1] ** 2 / 4),
+        "noise": float(noise.variance[:, int(step.radius)].mean()) / state.volume.shape[-1] ** 2,
     }
     return replace(
         state,

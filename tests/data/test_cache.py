@@ -189,3 +189,20 @@ def test_premultiplied_images_are_refused(make_star: Maker) -> None:
     premultiplied = replace(particles, optics=(replace(particles.optics[0], premultiplied=True),))
     with pytest.raises(CryogradError, match=r"premultiplied.*extract"):
         build_cache(premultiplied, 8, 12.0, 6.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("aberration", "named"),
+    [
+        ({"magnification": ((1.01, 0.0), (0.0, 1.0))}, "magnification.*rlnMagMat"),
+        ({"odd_zernike": (0.0, 0.3)}, "Zernike.*rlnOddZernike"),
+        ({"even_zernike": (0.3,)}, "Zernike.*rlnEvenZernike"),
+    ],
+)
+def test_aberrations_that_are_not_modelled_are_refused(
+    make_star: Maker, aberration: dict[str, object], named: str
+) -> None:
+    particles = read_particles(make_star())
+    aberrated = replace(particles, optics=(replace(particles.optics[0], **aberration),))
+    with pytest.raises(CryogradError, match=named):
+        build_cache(aberrated, 8, 12.0, 6.0, torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -183,6 +184,28 @@ def resample(images: np.ndarray, optics: Optics, size: int, extent: float) -> np
     return torch.fft.fftshift(centred, dim=(-2, -1)).half().numpy()
 
 
+def _refuse_unsupported(optics: Optics, source: Path) -> None:
+    """Refuse images that the model would explain wrongly."""
+    if optics.premultiplied:
+        raise CryogradError(
+            f"the images of optics group {optics.name} are premultiplied by their CTF",
+            source,
+            "extract them again without premultiplication",
+        )
+    if optics.magnification != ((1.0, 0.0), (0.0, 1.0)):
+        raise CryogradError(
+            f"optics group {optics.name} has an anisotropic magnification",
+            source,
+            "extract with isotropic pixels, or remove the rlnMagMat columns if it is below a percent",
+        )
+    if any(optics.odd_zernike) or any(optics.even_zernike):
+        raise CryogradError(
+            f"optics group {optics.name} has Zernike aberrations, which are not modelled",
+            source,
+            "remove rlnOddZernike and rlnEvenZernike: below 8 Å they matter little",
+        )
+
+
 def build_cache(
     particles: Particles,
     size: int,
@@ -211,15 +234,11 @@ def build_cache(
     Raises
     ------
     CryogradError
-        Images are premultiplied by their CTF, cannot be read, or hold bad values.
+        Images are premultiplied by their CTF or have aberrations that are not modelled, cannot be read, or
+        hold bad values.
     """
     for optics in particles.optics:
-        if optics.premultiplied:
-            raise CryogradError(
-                f"the images of optics group {optics.name} are premultiplied by their CTF",
-                particles.source,
-                "extract them again without premultiplication",
-            )
+        _refuse_unsupported(optics, particles.source)
     images = np.empty((len(particles), size, size), dtype=np.float16)
     done = 0
     for number, optics in enumerate(particles.optics):
