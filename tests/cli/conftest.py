@@ -1,16 +1,14 @@
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import cryograd
-from cryograd import state
+from cryograd import reconstruct
+from cryograd.cli import abinitio
 from cryograd.cli.main import main
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
@@ -180,16 +178,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """A stand-in for the engine: five instant iterations. Reports get no surfaces, which take seconds."""
     monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
     fake = FakeEngine()
-    module = ModuleType("cryograd.reconstruct")
-    module.abinitio = fake.abinitio  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "cryograd.reconstruct", module)
-    monkeypatch.setattr(cryograd, "reconstruct", module, raising=False)
-    monkeypatch.setattr(state, "State", FakeState)
-    monkeypatch.setattr(state, "full_volume", lambda last, particles: (last.volume.numpy(), PIXEL_SIZE))
-    # Imported again with the stand-in, and forgotten afterwards.
-    for name in ("abinitio", "demo"):
-        monkeypatch.delitem(sys.modules, f"cryograd.cli.{name}", raising=False)
-        monkeypatch.delattr(f"cryograd.cli.{name}", raising=False)
+    monkeypatch.setattr(reconstruct, "abinitio", fake.abinitio)
+    monkeypatch.setattr(abinitio, "State", FakeState)
+    monkeypatch.setattr(abinitio, "full_volume", lambda last, particles: (last.volume.numpy(), PIXEL_SIZE))
     return fake
 
 
