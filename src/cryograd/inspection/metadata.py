@@ -44,7 +44,7 @@ def _optics(optics: Optics, n: int) -> dict[str, Any]:
         "box_size": optics.box_size,
         "nyquist": 2.0 * optics.pixel_size,
         "beam_tilt_mrad": [1e3 * tilt for tilt in optics.beam_tilt],
-        "higher_aberrations": bool(optics.odd_zernike or optics.even_zernike),
+        "higher_aberrations": any(optics.odd_zernike) or any(optics.even_zernike),
         "anisotropic_magnification": optics.magnification != ((1.0, 0.0), (0.0, 1.0)),
         "phase_flipped": optics.phase_flipped,
         "premultiplied": optics.premultiplied,
