@@ -31,7 +31,9 @@ def scoring_precision(device_type: str) -> str:
     """
     if device_type == "cuda":
         return "medium"
-    if not torch.cpu.get_capabilities().get("amx_bf16", False):
+    # Releases before this query existed compute in full precision.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if not capabilities.get("amx_bf16", False):
         return "highest"
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(32, 512, generator=generator), torch.randn(512, 64, generator=generator)
