@@ -234,3 +234,12 @@ def test_real_stack(shared_data: Path) -> None:
     density, voxel = read_map(shared_data / "bgal-10204" / "reference_5a1a_64px.mrc")
     assert density.shape == (64, 64, 64)
     assert voxel == pytest.approx(3.54, rel=1e-5)
+
+
+def test_a_map_in_memory_outlives_its_file(tmp_path: Path) -> None:
+    path, density = tmp_path / "map.mrc", np.arange(64, dtype=np.float32).reshape(4, 4, 4)
+    write_map(path, density, 1.0)
+    read, _ = read_map(path)
+    path.write_bytes(b"")
+    read += 1.0
+    assert np.array_equal(read, density + 1.0)

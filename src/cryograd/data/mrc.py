@@ -204,8 +204,9 @@ def read_map(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.fl
         raise CryogradError(f"the map is not a cube: {size}", path, "pad or crop it to a cubic box")
     stored = map_stack(path)
     sections_first = header.axes[::-1]
-    density = np.ascontiguousarray(
-        stored.transpose([sections_first.index(axis) for axis in (3, 2, 1)]), dtype=np.float32
+    # A copy: the map stays valid when its file is overwritten.
+    density = np.array(
+        stored.transpose([sections_first.index(axis) for axis in (3, 2, 1)]), dtype=np.float32, order="C"
     )
     if not np.isfinite(density).all():
         bad = int(np.count_nonzero(~np.isfinite(density)))
