@@ -135,6 +135,20 @@ class Simulate(Command):
     voltage: PositiveFloat = option(300.0, "Acceleration voltage in kV.")
     spherical_aberration: NonNegativeFloat = option(2.7, "Spherical aberration in mm.")
     amplitude_contrast: NonNegativeFloat = option(0.1, "Amplitude contrast, a fraction.", lt=1.0)
+    phase_shift: NonNegativeFloat = option(0.0, "Largest phase shift of a phase plate in degrees.")
+    optics_groups: PositiveInt = option(1, "Number of optics groups, which the images have in turn.")
+    views: Literal["uniform", "biased", "asymmetric-unit"] = option(
+        "uniform", "Viewing directions: all, gathered around three views, or in one asymmetric unit."
+    )
+    half: Literal[1, 2] | None = option(None, "Half-set to write [default: both].")
+    particle_diameter: PositiveFloat | None = option(
+        None, "Diameter in Å of the circle that the SNR refers to [default: the molecule's]."
+    )
+    subunit: tuple[Path, ...] = option(
+        (), "Atomic model that the point group repeats about the axis of the first one's own chains."
+    )
+    model_b_factor: NonNegativeFloat = option(0.0, "B-factor in Å² that blurs an atomic model.")
+    float16: bool = option(False, "Write the images in half precision (MRC mode 12).")
     seed: NonNegativeInt = option(0, "Seed of all random choices.")
     json_output: bool = _json_option()
 

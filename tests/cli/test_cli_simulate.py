@@ -79,3 +79,36 @@ def test_the_demonstrations_molecule_is_symmetric_and_chiral() -> None:
     mirrored = density[1:, 1:, :0:-1]
     assert np.corrcoef(density[1:, 1:, 1:].ravel(), mirrored.ravel())[0, 1] < 0.8
     assert density[0].max() < 1e-3
+
+
+def test_groups_views_and_precision_reach_the_files(
+    volume: Path, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    options = ("--optics-groups", 2, "--views", "biased", "--phase-shift", 90, "--float16")
+    cryograd_command("simulate", volume, "-o", tmp_path / "out", "--particles", 60, *options)
+    particles = read_particles(tmp_path / "out/particles.star")
+    assert len(particles.optics) == 2
+    assert (tmp_path / "out/particles_1.mrcs").stat().st_size == 1024 + 30 * 16 * 16 * 2
+    assert 0.0 <= particles.phase_shift.min() < particles.phase_shift.max() <= np.pi / 2
+    assert particles.rotations is not None
+    # Three views and their surroundings hold four fifths of the particles.
+    cosines = particles.rotations[:, 2] @ np.mean(particles.rotations[:, 2], axis=0)
+    assert cosines.mean() > 0.15
+
+
+def test_a_half_is_the_same_as_in_the_whole(volume: Path, cryograd_command: Callable, tmp_path: Path) -> None:
+    for name, options in (("all", ()), ("half", ("--half", 2))):
+        cryograd_command("simulate", volume, "-o", tmp_path / name, "--particles", 20, *options)
+    whole, half = (read_particles(tmp_path / name / "particles.star") for name in ("all", "half"))
+    assert whole.half_set is not None
+    members = np.flatnonzero(whole.half_set == 2)
+    assert len(half) == len(members) == 10
+    assert np.array_equal(half.images(range(10)), whole.images(members))
+    assert half.defocus_u == pytest.approx(whole.defocus_u[members])
+
+
+def test_a_subunit_must_exist(volume: Path, refused: Callable, tmp_path: Path) -> None:
+    model = tmp_path / "in" / "model.pdb"
+    model.write_text("END\n")
+    arguments = ("simulate", model, "-o", tmp_path / "out", "--subunit", tmp_path / "absent.pdb")
+    assert "the subunit does not exist" in refused(*arguments)

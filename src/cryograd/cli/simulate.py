@@ -1,5 +1,6 @@
 """``cryograd simulate``: images of a known molecule."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from cryograd.cli.folder import check_writable
 from cryograd.config import Simulate
-from cryograd.data.density import model_density, on_symmetry_axes, read_model, resample_map
+from cryograd.data.density import assemble, model_density, on_symmetry_axes, read_model, resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.simulate import Simulation, simulate
@@ -17,6 +18,8 @@ from cryograd.model.symmetry import Symmetrizer
 
 _MAP_SUFFIXES = {".mrc", ".map", ".ccp4"}
 _MODEL_BOX, _MODEL_PIXEL_SIZE = 128, 2.8
+# (rot, tilt) in radians: one along the main axis and two from its side, as of particles that lie on a film.
+_PREFERRED_VIEWS = ((0.0, 0.0), (0.4, 1.5), (2.2, 1.3))
 
 
 def run(config: Simulate) -> dict[str, Any]:
@@ -36,10 +39,15 @@ def run(config: Simulate) -> dict[str, Any]:
     if not config.model.is_file():
         raise CryogradError("the model does not exist", config.model, "check the path")
     is_map = config.model.suffix in _MAP_SUFFIXES
+    if is_map and config.subunit:
+        raise CryogradError("subunits need an atomic model", config.model, "leave out --subunit")
+    for path in config.subunit:
+        if not path.is_file():
+            raise CryogradError("the subunit does not exist", path, "check the path")
     density, pixel_size = _density_of_map(config) if is_map else _density_of_atoms(config)
-    particles = simulate(
-        density, pixel_size, _simulation(config, density.shape[0], pixel_size), config.output
-    )
+    simulation = _simulation(config, density.shape[0], pixel_size)
+    dtype = np.float16 if config.float16 else np.float32
+    particles = simulate(density, pixel_size, simulation, config.output, dtype)
     return {
         "particles": str(config.output / "particles.star"),
         "truth": str(config.output / "truth.mrc"),
@@ -63,12 +71,15 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _density_of_atoms(config: Simulate) -> tuple[NDArray[np.float32], float]:
-    """Density of an atomic model, on its symmetry axes."""
+    """Density of an atomic model, on its symmetry axes, with its subunits repeated about them."""
     model = read_model(config.model)
-    if config.symmetry != "C1":
+    if config.subunit:
+        model = assemble([read_model(path) for path in config.subunit], config.symmetry, model)
+    elif config.symmetry != "C1":
         model = on_symmetry_axes(model, config.symmetry)
     pixel_size = config.pixel_size or _MODEL_PIXEL_SIZE
-    return model_density(model, config.box or _MODEL_BOX, pixel_size), pixel_size
+    b_factor = config.model_b_factor or None
+    return model_density(model, config.box or _MODEL_BOX, pixel_size, b_factor=b_factor), pixel_size
 
 
 def _density_of_map(config: Simulate) -> tuple[NDArray[np.float32], float]:
@@ -82,18 +93,26 @@ def _density_of_map(config: Simulate) -> tuple[NDArray[np.float32], float]:
 
 def _simulation(config: Simulate, box: int, pixel_size: float) -> Simulation:
     """What to simulate, in the terms of the data layer."""
-    optics = Optics(
-        name="simulated",
-        wavelength=electron_wavelength(config.voltage),
-        spherical_aberration=1e7 * config.spherical_aberration,
-        amplitude_contrast=config.amplitude_contrast,
-        pixel_size=pixel_size,
-        box_size=box,
+    optics = tuple(
+        Optics(
+            name=f"simulated{number}",
+            wavelength=electron_wavelength(config.voltage),
+            spherical_aberration=1e7 * config.spherical_aberration,
+            amplitude_contrast=config.amplitude_contrast,
+            pixel_size=pixel_size,
+            box_size=box,
+        )
+        for number in range(1, config.optics_groups + 1)
     )
     return Simulation(
         n_images=config.particles,
-        optics=(optics,),
+        optics=optics,
         snr=config.snr,
+        particle_diameter=config.particle_diameter,
+        phase_shift=(0.0, math.radians(config.phase_shift)),
+        preferred_views=_PREFERRED_VIEWS if config.views == "biased" else (),
+        asymmetric_unit=config.symmetry if config.views == "asymmetric-unit" else "C1",
+        half=config.half,
         defocus=(config.defocus_min, config.defocus_max),
         astigmatism=config.astigmatism,
         shift_sigma=config.shift_sigma,

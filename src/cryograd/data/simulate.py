@@ -6,7 +6,7 @@ variance of CTF-filtered noiseless images over that of the noise, both inside th
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,8 @@ class Simulation:
         Point group whose asymmetric unit all views lie in; the density must have it. C1 for no limit.
     noise_correlation
         Length over which noise is correlated: its power falls as 1 / (1 + (length · k)²). 0 for white noise.
+    half
+        Half-set (1 or 2) whose images alone are written, the same as when all are; None for all.
     seed
         Of all random numbers.
     """
@@ -89,6 +91,7 @@ class Simulation:
     uniform_fraction: float = 0.2
     asymmetric_unit: str = "C1"
     noise_correlation: float = 0.0
+    half: int | None = None
     seed: int = 0
 
     def rng(self, *stream: int) -> np.random.Generator:
@@ -315,14 +318,31 @@ def simulate(
         diameter = simulation.particle_diameter or density_diameter(density, pixel_size)
         scale = math.sqrt(simulation.snr / _signal_variance(imaging, particles, diameter))
     for group, (camera, stack) in enumerate(zip(imaging, particles.stacks, strict=True)):
-        members = np.flatnonzero(particles.optics_index == group)
+        members = np.flatnonzero((particles.optics_index == group) & _written(simulation, particles))
         optics = camera.optics
         with StackWriter(stack, len(members), optics.box_size, optics.pixel_size, dtype) as writer:
             for chosen in _chunks(members):
                 images = scale * camera.images(particles, chosen)
                 writer.append(images + _noise(simulation, optics, chosen) if noisy else images)
     write_map(output / "truth.mrc", scale * density, pixel_size)
+    written = _renumbered(particles.select(_written(simulation, particles)))
+    assert written.half_set is not None
+    write_particles_star(written.source, written, columns={"rlnRandomSubset": written.half_set})
+    return written
+
+
+def _written(simulation: Simulation, particles: Particles) -> NDArray[np.bool_]:
+    """Which of all particles get an image."""
+    if simulation.half is None:
+        return np.ones(len(particles), dtype=bool)
     assert particles.half_set is not None
-    columns = {"rlnRandomSubset": particles.half_set}
-    write_particles_star(particles.source, particles, columns=columns)
-    return particles
+    return particles.half_set == simulation.half
+
+
+def _renumbered(particles: Particles) -> Particles:
+    """Particles whose images follow one another in each stack."""
+    image_index = np.empty(len(particles), dtype=np.int64)
+    for stack in range(len(particles.stacks)):
+        members = np.flatnonzero(particles.stack_index == stack)
+        image_index[members] = np.arange(len(members))
+    return replace(particles, image_index=image_index)
