@@ -96,7 +96,9 @@ class Abinitio(Command):
     max_resolution: PositiveFloat | None = option(
         None, "Finest resolution in Å to use. [default: 1/28 of the box, or Nyquist / 0.9]"
     )
-    start_resolution: PositiveFloat = option(40.0, "Resolution in Å of the random start.")
+    start_resolution: PositiveFloat | None = option(
+        None, "Resolution in Å of the random start [default: 40, or 1/6 of the box where that is coarser]."
+    )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."

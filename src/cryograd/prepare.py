@@ -29,6 +29,10 @@ from cryograd.validation.fsc import soft_sphere
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
+# Radius at which large particles start, which 40 Å would show too much of.
+COARSEST_RADIUS = 6.0
+# Largest factor on the iterations of the starts and of the march.
+MOST_PATIENCE = 2.0
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
 
@@ -80,15 +84,20 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
     radius = 0.5 * diameter / extent * size
     mask = _solvent_mask(config.mask, size, extent, radius).to(device)
     noise = _corner_noise(images, radius)
-    plan = March(
-        len(particles),
-        extent / config.start_resolution,
-        min(max(SELECT_RADIUS, extent / config.start_resolution), finest),
-        finest,
-        minibatch=config.minibatch,
-    )
     max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
     group = group_matrices(config.symmetry)
+    start = extent / _start_resolution(extent, config)
+    # An image of a molecule without symmetry is one view of it, not several: more of them are needed.
+    patience = min(max(4.0 / len(group), 1.0), MOST_PATIENCE)
+    plan = March(
+        len(particles),
+        start,
+        min(max(SELECT_RADIUS, start), finest),
+        finest,
+        minibatch=config.minibatch,
+        select=round(patience * March.select),
+        march=round(patience * March.march),
+    )
     setup = Setup(
         images,
         plan,
@@ -167,13 +176,19 @@ def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
     else:
         finest = FINEST_RADIUS
     finest = min(finest, 0.9 * extent / nyquist)
-    if finest < extent / config.start_resolution:
+    start = _start_resolution(extent, config)
+    if finest < extent / start:
         raise CryogradError(
-            f"--start-resolution {config.start_resolution:g} Å is finer than the finest resolution used",
+            f"the start resolution {start:g} Å is finer than the finest resolution used",
             config.particles,
             f"give more than {extent / finest:.2f} Å",
         )
     return finest
+
+
+def _start_resolution(extent: float, config: Abinitio) -> float:
+    """Resolution in Å at which the march starts."""
+    return config.start_resolution or max(40.0, extent / COARSEST_RADIUS)
 
 
 def _working_size(radius: float, particles: Particles) -> int:
