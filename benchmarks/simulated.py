@@ -31,6 +31,8 @@ from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at
 
 SNR, RIBOSOME_PIXEL = 0.05, 5.0
+# The images are simulated with shifts of up to 10 Å.
+MAX_SHIFT = 12.0
 # Truth is blurred by this B-factor in Å², which removes the ringing of a hard cut at Nyquist.
 B_FACTOR = 100.0
 SYMMETRY = {"t20s": "D7", "groel-groes": "C7", "ribosome": "C1"}
@@ -64,6 +66,7 @@ def run(name: str, truth: np.ndarray, particles: int, seed: int, folder: Path) -
         output=folder / "run",
         symmetry=SYMMETRY[name],
         particle_diameter=diameter,
+        max_shift=MAX_SHIFT,
         seed=seed,
     )
     (state,) = deque(abinitio(images, config), maxlen=1)
