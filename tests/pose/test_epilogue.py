@@ -48,20 +48,27 @@ def test_agrees_with_float64(spread, shape):
 
 
 def test_exponential_is_right_over_its_whole_range():
-    # One shift, and rotations whose logits fall below the best one by up to 86.
-    logits = torch.linspace(-86.0, 0.0, 20001)
+    # One shift, and rotations whose logits fall below the best one by up to 69, the bound.
+    logits = torch.linspace(-69.0, 0.0, 20001)
     power = -logits[None]
     _, marginal, _ = checked(torch.zeros(1, 1, 20001), power, torch.zeros(1))
     expected = torch.softmax(logits.double(), dim=0)
-    assert torch.allclose(marginal[0].double(), expected, rtol=1e-5, atol=1e-37)
+    assert torch.allclose(marginal[0].double(), expected, rtol=1e-5, atol=1e-30)
 
 
 def test_impossible_poses_get_nothing():
     power = torch.tensor([[0.0, 500.0]])
     log_evidence, by_rotation, by_shift = checked(torch.zeros(1, 2, 2), power, torch.tensor([0.0, -1e4]))
     assert log_evidence.item() == pytest.approx(0.0, abs=1e-6)
-    assert torch.allclose(by_rotation, torch.tensor([[1.0, 0.0]]), rtol=1e-6, atol=1e-37)
-    assert torch.allclose(by_shift, torch.tensor([[1.0, 0.0]]), rtol=1e-6, atol=1e-37)
+    assert torch.allclose(by_rotation, torch.tensor([[1.0, 0.0]]), rtol=1e-6, atol=1e-29)
+    assert torch.allclose(by_shift, torch.tensor([[1.0, 0.0]]), rtol=1e-6, atol=1e-29)
+
+
+def test_no_responsibility_is_subnormal():
+    # Arithmetic on subnormal numbers is many times slower, and most poses of an image are impossible.
+    scores = torch.zeros(1, 2, 5000)
+    checked(scores, torch.linspace(0.0, 500.0, 5000)[None], torch.tensor([0.0, -1e4]))
+    assert float(scores.min()) > 2.0 * torch.finfo(torch.float32).tiny
 
 
 def test_marginals_are_normalised_and_agree_for_any_number_of_threads():
@@ -70,12 +77,12 @@ def test_marginals_are_normalised_and_agree_for_any_number_of_threads():
     try:
         for threads in (1, 2):
             set_threads(threads)
-            scores, power, log_shift = problem(10.0, (6, 21, 500))
+            scores, power, log_shift = problem(10.0, (3, 21, 9000))
             results.append(b"".join(t.numpy().tobytes() for t in checked(scores, power, log_shift)))
     finally:
         set_threads(before)
     assert results[0] == results[1]
-    scores, power, log_shift = problem(10.0, (6, 21, 500))
+    scores, power, log_shift = problem(10.0, (3, 21, 9000))
     _, by_rotation, by_shift = checked(scores, power, log_shift)
     assert np.allclose(by_rotation.sum(dim=1), 1.0, atol=1e-5)
     assert np.allclose(by_shift.sum(dim=1), 1.0, atol=1e-5)
