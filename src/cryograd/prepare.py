@@ -31,8 +31,8 @@ from cryograd.validation.fsc import soft_sphere
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
 # Radius at which large particles start, which 40 Å would show too much of.
 COARSEST_RADIUS = 6.0
-# Largest factor on the iterations of the starts and of the march.
-MOST_PATIENCE = 2.0
+# Iterations at the final radius take every image once within these bounds.
+SETTLE = (14, 50)
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
 
@@ -87,16 +87,16 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
     max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
     group = group_matrices(config.symmetry)
     start = extent / _start_resolution(extent, config)
-    # An image of a molecule without symmetry is one view of it, not several: more of them are needed.
-    patience = min(max(4.0 / len(group), 1.0), MOST_PATIENCE)
+    settle = min(max(math.ceil(len(particles) / config.minibatch), SETTLE[0]), SETTLE[1])
     plan = March(
         len(particles),
         start,
         min(max(SELECT_RADIUS, start), finest),
         finest,
         minibatch=config.minibatch,
-        select=round(patience * March.select),
-        march=round(patience * March.march),
+        settle=settle,
+        # The longer it settles, the more images the last map averages.
+        last_rate=0.2 * SETTLE[0] / settle,
     )
     setup = Setup(
         images,
@@ -148,7 +148,8 @@ def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, numbe
     model = float(((loaded.ctf * slices).abs().square() / variance).mean())
     # Images without excess power at low resolution still get a start of some size.
     volume = volume * (0.5 * math.sqrt(max(signal, 1e-3) / model))
-    return Candidate(volume, setup.solver.init(volume), -math.inf)
+    empty = torch.zeros_like(volume)
+    return Candidate(volume, setup.solver.init(volume), empty, setup.solver.init(empty), -math.inf)
 
 
 def _corner_noise(images: ImageCache, radius: float) -> Noise:

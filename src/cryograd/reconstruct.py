@@ -18,6 +18,7 @@ from cryograd.data.particles import Particles
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, Level, MarginalLikelihood, Search
+from cryograd.objective.shrinkage import SpectralPrior
 from cryograd.pose.posterior import Batch, Poses
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, angular_spacing
 from cryograd.prepare import Setup, prepare
@@ -25,7 +26,7 @@ from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
-COARSE_RADIUS = 10.0
+COARSE_RADIUS = 8.0
 # Cells of the shared grid per angle atan(1/r), and shift spacings per resolution element.
 ANGLE_CELLS, SHIFT_CELLS = 1.25, 3.2
 # Width of the shifts' prior as a fraction of the largest shift.
@@ -75,7 +76,8 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     indices = _minibatch(setup, state.images_drawn, step.images)
     batch, loaded = _whitened(setup, state, indices, likelihood.disc)
     search = _search(setup, step.radius, state.iteration)
-    moved = [_advance(setup, likelihood, c, batch, search, step, state.mask) for c in state.candidates]
+    half = torch.as_tensor(indices % 2 == 1, device=state.mask.device)
+    moved = [_advance(setup, likelihood, c, batch, half, search, step, state.mask) for c in state.candidates]
     moved.sort(key=lambda pair: -pair[0].evidence)
     best = moved[0][1]
     noise = state.noise
@@ -91,21 +93,41 @@ def _advance(
     likelihood: MarginalLikelihood,
     candidate: Candidate,
     batch: Batch,
+    half: Tensor,
     search: Search,
     step: Step,
     mask: Tensor,
 ) -> tuple[Candidate, Evaluation]:
-    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior."""
+    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior.
+
+    Once images have poses of their own, the difference of the half-sets' maps takes the same step, and what
+    it says of the noise becomes a prior on the spectrum.
+    """
     found = likelihood.evaluate(candidate.volume, batch, search)
+    gradient, curvature = found.gradient, found.curvature
+    difference, difference_solver = candidate.difference, candidate.difference_solver
+    if found.statistics.image is not None:
+        spectral = SpectralPrior.measured(candidate.volume, difference, curvature)
+        gradient = gradient + spectral.gradient(candidate.volume)
+        curvature = curvature + spectral.precision
+        misfit = likelihood.difference_gradient(difference, found.statistics, half)
+        difference, difference_solver = setup.solver.step(
+            difference_solver,
+            difference,
+            misfit + spectral.gradient(difference),
+            curvature,
+            step.radius,
+            step.rate,
+        )
     volume, solver = setup.solver.step(
-        candidate.solver, candidate.volume, found.gradient, found.curvature, step.radius, step.rate
+        candidate.solver, candidate.volume, gradient, curvature, step.radius, step.rate
     )
     volume = _apply_prior(setup, volume * mask, found.curvature, step.rate)
     # Per coefficient, so that the running mean does not jump when the radius grows.
     evidence = -found.value / len(likelihood.disc)
     if math.isfinite(candidate.evidence):
         evidence = (1.0 - EVIDENCE_RATE) * candidate.evidence + EVIDENCE_RATE * evidence
-    return Candidate(volume, solver, evidence), found
+    return Candidate(volume, solver, difference * mask, difference_solver, evidence), found
 
 
 def _apply_prior(setup: Setup, volume: Tensor, curvature: Tensor, rate: float) -> Tensor:
@@ -204,8 +226,8 @@ def _search(setup: Setup, radius: float, iteration: int) -> Search:
     shifts = ShiftGrid.covering(spacing, setup.max_shift, sigma, rng.uniform(-0.5, 0.5, 2))
     if radius <= COARSE_RADIUS:
         levels = ()
-    elif radius <= 17.0:
-        levels = (Level(32, 8, radius),)
+    elif radius <= 14.0:
+        levels = (Level(48, 8, radius),)
     else:
-        levels = (Level(32, 8, 16.0), Level(12, 8, radius))
+        levels = (Level(48, 8, 14.0), Level(12, 8, radius))
     return Search(coarse, rotations, shifts, levels)

@@ -18,11 +18,49 @@ from cryograd.solvers.preconditioned import PreconditionedState
 
 @dataclass(frozen=True)
 class Candidate:
-    """One start: its volume, what the solver remembers, and its running mean log evidence."""
+    """One start on its way.
+
+    Parameters
+    ----------
+    volume, difference
+        V, and half the difference of the maps of even and odd particles, which has V's noise: (W, W, W).
+    solver, difference_solver
+        What the solver remembers of each.
+    evidence
+        Running mean log evidence per coefficient.
+    """
 
     volume: Tensor
     solver: PreconditionedState
+    difference: Tensor
+    difference_solver: PreconditionedState
     evidence: float
+
+    def to(self, device: torch.device) -> "Candidate":
+        """The candidate with its tensors on a device."""
+        return Candidate(
+            self.volume.to(device),
+            self.solver.to(device),
+            self.difference.to(device),
+            self.difference_solver.to(device),
+            self.evidence,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data."""
+        solvers = {name: dict(vars(getattr(self, name))) for name in ("solver", "difference_solver")}
+        return vars(self) | solvers
+
+    @staticmethod
+    def from_state_dict(saved: dict[str, Any]) -> "Candidate":
+        """Undo `state_dict`."""
+        return Candidate(
+            saved["volume"],
+            PreconditionedState(**saved["solver"]),
+            saved["difference"],
+            PreconditionedState(**saved["difference_solver"]),
+            saved["evidence"],
+        )
 
 
 @dataclass(frozen=True)
@@ -116,10 +154,7 @@ class State:
         plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str | list)}
         cpu = self.to(torch.device("cpu"))
         return plain | {
-            "candidates": [
-                {"volume": c.volume, "solver": dict(vars(c.solver)), "evidence": c.evidence}
-                for c in cpu.candidates
-            ],
+            "candidates": [c.state_dict() for c in cpu.candidates],
             "mask": cpu.mask,
             "noise": cpu.noise.variance,
             "posterior": {k: torch.from_numpy(v) for k, v in vars(self.posterior).items()},
@@ -128,19 +163,14 @@ class State:
     @staticmethod
     def from_state_dict(saved: dict[str, Any]) -> "State":
         """Undo `state_dict`, on the CPU."""
-        candidates = tuple(
-            Candidate(c["volume"], PreconditionedState(**c["solver"]), c["evidence"])
-            for c in saved["candidates"]
-        )
+        candidates = tuple(Candidate.from_state_dict(c) for c in saved["candidates"])
         posterior = PosteriorTable(**{k: v.numpy() for k, v in saved["posterior"].items()})
         restored = {"candidates": candidates, "noise": Noise(saved["noise"]), "posterior": posterior}
         return State(**(saved | restored))
 
     def to(self, device: torch.device) -> "State":
         """The state with its tensors on a device."""
-        candidates = tuple(
-            Candidate(c.volume.to(device), c.solver.to(device), c.evidence) for c in self.candidates
-        )
+        candidates = tuple(c.to(device) for c in self.candidates)
         noise = Noise(self.noise.variance.to(device))
         return replace(self, candidates=candidates, mask=self.mask.to(device), noise=noise)
 

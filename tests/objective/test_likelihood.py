@@ -211,7 +211,7 @@ def random_statistics(n, size, radius, seed=3):
     power = torch.from_numpy(rng.uniform(0.1, 2, (n, len(disc))))
     rotations = torch.from_numpy(random_rotations(n, rng))
     unused = torch.zeros(n, len(disc), dtype=torch.complex64)
-    return Statistics(rotations.float(), unused, unused, power.float()), rotations, power, disc
+    return Statistics(rotations.float(), unused, unused, power.float(), None), rotations, power, disc
 
 
 @pytest.mark.parametrize("name", ["C1", "C2", "D2"])
@@ -250,7 +250,7 @@ def test_dividing_by_the_curvature_is_newtons_step_where_slices_hit_the_nodes():
     generator = torch.Generator().manual_seed(0)
     power = 0.1 + torch.rand(len(rotations), len(disc), dtype=torch.float64, generator=generator)
     unused = torch.zeros(power.shape, dtype=torch.complex64)
-    statistics = Statistics(rotations.float(), unused, unused, power.float())
+    statistics = Statistics(rotations.float(), unused, unused, power.float(), None)
     curvature = MarginalLikelihood(size, 20.0, radius).curvature(statistics).double()
 
     truth = torch.randn(size, size, size, dtype=torch.float64, generator=generator)
@@ -280,3 +280,36 @@ def test_curvature_of_a_minibatch_is_a_mean_over_its_images():
         mean = torch.stack([getattr(part, name) for part in parts]).mean(dim=0)
         assert relative_error(mean, getattr(whole, name)) < 1e-5, name
     assert whole.value == pytest.approx(np.mean([part.value for part in parts]), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["C1", "D2"])
+def test_half_the_difference_has_half_the_difference_of_the_halves_gradients(name):
+    search = shared_search(name, (Level(10**6, 10**6, RADIUS),))
+    volume, batch = a_volume().float(), a_batch(n=5)
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS, name, block=2)
+    found = objective.evaluate(volume, batch, search)
+    upper = torch.tensor([True, True, False, True, False])
+    halves = [
+        objective.evaluate(volume, Batch(batch.images[h], batch.ctf[h], batch.log_norm[h]), search).gradient
+        for h in (upper, ~upper)
+    ]
+    gradient = objective.difference_gradient(torch.zeros_like(volume), found.statistics, upper)
+    assert relative_error(gradient, (halves[0] - halves[1]) / 2) < 1e-4
+
+    # Away from zero the gradient grows by the Hessian of the complete data: ⟨D, H D⟩ = (2/B) Σ a |P D|².
+    difference = a_volume(seed=3).float()
+    growth = objective.difference_gradient(difference, found.statistics, upper) - gradient
+    slices = objective.projector.sample(
+        objective.transform(difference), found.statistics.rotations, slice_points(DISC)
+    )
+    energy = (found.statistics.power * slices.abs().square()).sum() * 2 / len(batch)
+    assert float((growth * difference).sum()) == pytest.approx(float(energy), rel=1e-4)
+
+
+def test_one_half_alone_gives_a_finite_difference_gradient():
+    search = shared_search("C1", (Level(4, 4, RADIUS),))
+    volume, batch = a_volume().float(), a_batch(n=2)
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
+    found = objective.evaluate(volume, batch, search)
+    gradient = objective.difference_gradient(volume, found.statistics, torch.tensor([True, True]))
+    assert torch.isfinite(gradient).all()

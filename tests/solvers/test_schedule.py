@@ -30,6 +30,14 @@ def test_the_last_pass_covers_every_particle(march: March) -> None:
     assert stages == sorted(stages, key=["starts", "march", "settle", "poses"].index)
 
 
+def test_the_step_falls_only_while_the_map_settles(march: March) -> None:
+    rates = [march[i].rate for i in range(march.optimisation)]
+    settling = rates[-march.settle :]
+    assert set(rates[: -march.settle]) == {march.rate}
+    assert settling == sorted(settling, reverse=True)
+    assert settling[-1] == pytest.approx(march.last_rate)
+
+
 def test_a_small_set_is_one_minibatch() -> None:
     assert March(60, 5.0, 8.0, 20.0)[30].images == 60
 

@@ -1,6 +1,7 @@
 """The marginal likelihood of a minibatch: value, gradient and curvature in one evaluation."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -68,6 +69,8 @@ class Evaluation:
     curvature
         Row sums of the complete-data Hessian per Fourier coefficient, (L, L, L//2 + 1), in the unit in which
         F⁻¹[F g / h] is Newton's step.
+    statistics
+        Sufficient statistics that gradient and curvature come from.
     poses
         What the posterior says of each image.
     residual
@@ -77,6 +80,7 @@ class Evaluation:
     value: float
     gradient: Tensor
     curvature: Tensor
+    statistics: Statistics
     poses: Poses
     residual: Tensor | None
 
@@ -134,16 +138,40 @@ class MarginalLikelihood:
         grid = self.transform(volume)
         statistics, poses, residual = self.infer(grid, batch, search)
         misfit = statistics.power * statistics.slices - statistics.cross
-        points = slice_points(self.disc, volume.device)
-        inserted = self.projector.insert(misfit, statistics.rotations, points)
-        gradient = self.symmetrizer.adjoint(self.projector.transform_adjoint(inserted)) * (2.0 / len(batch))
         return Evaluation(
             -float(poses.log_evidence.double().mean()),
-            gradient,
+            self._back_project(misfit, statistics.rotations) * (2.0 / len(batch)),
             self.curvature(statistics) / len(batch),
+            statistics,
             poses,
             residual,
         )
+
+    def difference_gradient(self, difference: Tensor, statistics: Statistics, half: Tensor) -> Tensor:
+        """Gradient for half the difference D of two maps V + D and V − D, each of one half of the images.
+
+        Parameters
+        ----------
+        difference
+            D, shape (L, L, L).
+        statistics
+            Of the batch at V, with an image for every slice.
+        half
+            Half of each image, shape (B,), bool.
+        """
+        assert statistics.image is not None
+        points = slice_points(self.disc, difference.device)
+        slices = self.projector.sample(self.transform(difference), statistics.rotations, points)
+        # Each half has the same weight, however many of its images are in the batch.
+        upper = half.double().mean().clamp(0.5 / len(half), 1.0 - 0.5 / len(half))
+        sign = torch.where(half, 0.5 / upper, -0.5 / (1.0 - upper)).to(slices.real)[statistics.image, None]
+        misfit = statistics.power * (sign * statistics.slices + slices) - sign * statistics.cross
+        return self._back_project(misfit, statistics.rotations) * (2.0 / len(half))
+
+    def _back_project(self, slices: Tensor, rotations: Tensor) -> Tensor:
+        """Adjoint of slicing the symmetrised volume, shape (L, L, L)."""
+        inserted = self.projector.insert(slices, rotations, slice_points(self.disc, slices.device))
+        return self.symmetrizer.adjoint(self.projector.transform_adjoint(inserted))
 
     def infer(self, grid: Tensor, batch: Batch, search: Search) -> tuple[Statistics, Poses, Tensor | None]:
         """Posterior of each image given the volume's transform: statistics, poses, residual power."""
@@ -174,7 +202,7 @@ class MarginalLikelihood:
             rotation_entropy(found.rotation_marginal),
             probability,
         )
-        return Statistics(rotations, slices, found.cross, found.power), poses, None
+        return Statistics(rotations, slices, found.cross, found.power, None), poses, None
 
     def _infer_refined(self, grid: Tensor, batch: Batch, search: Search) -> tuple[Statistics, Poses, Tensor]:
         rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
@@ -194,7 +222,7 @@ class MarginalLikelihood:
             for start in range(0, len(batch), self.block)
         ]
         statistics, poses, residuals = zip(*blocks, strict=True)
-        joined = Statistics(*(torch.cat(parts) for parts in zip(*map(_fields, statistics), strict=True)))
+        joined = _joined(statistics, self.block)
         all_poses = Poses(*(torch.cat(parts) for parts in zip(*map(_fields, poses), strict=True)))
         return joined, all_poses, torch.cat(residuals)
 
@@ -262,3 +290,9 @@ class MarginalLikelihood:
 
 def _fields(record: Statistics | Poses) -> tuple[Tensor, ...]:
     return tuple(vars(record).values())
+
+
+def _joined(blocks: Sequence[Statistics], size: int) -> Statistics:
+    """The statistics of all blocks of ``size`` images each, the images numbered through."""
+    numbered = [replace(b, image=b.image + size * n) for n, b in enumerate(blocks) if b.image is not None]
+    return Statistics(*(torch.cat(parts) for parts in zip(*map(_fields, numbered), strict=True)))

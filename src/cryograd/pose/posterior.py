@@ -89,12 +89,15 @@ class Statistics:
         b_j = Σ_il γ_ijl C_i S_l X_i, shape (J, K), complex64.
     power
         a_j = Σ_il γ_ijl C_i², shape (J, K), float32.
+    image
+        Number in the batch of the only image of each slice, shape (J,); None where images share the slices.
     """
 
     rotations: Tensor
     slices: Tensor
     cross: Tensor
     power: Tensor
+    image: Tensor | None
 
 
 def as_real(values: Tensor) -> Tensor:
@@ -290,7 +293,7 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     slices = local.slices[image, rotation]
     explained = power * slices.abs().square() - 2.0 * (slices.conj() * cross).real
     residual = batch.images.abs().square().index_add(0, image, explained)
-    return Statistics(cells.rotations[image, rotation], slices, cross, power), residual
+    return Statistics(cells.rotations[image, rotation], slices, cross, power, image), residual
 
 
 def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:

@@ -49,6 +49,9 @@ class March:
         Images in an iteration of the march; the starts take half as many.
     select, march, settle
         Iterations until one start is left, then to the final radius, then at the final radius.
+    rate, last_rate
+        Step size, and what it falls to while the map settles: harmonically, so that the last map is an
+        average over as many images as it has seen there.
     """
 
     particles: int
@@ -60,6 +63,8 @@ class March:
     select: int = 24
     march: int = 32
     settle: int = 14
+    rate: float = 1.0
+    last_rate: float = 0.2
 
     @property
     def optimisation(self) -> int:
@@ -80,14 +85,15 @@ class March:
             # The last third is at the radius of selection.
             fraction = min(1.0, iteration / (2 * self.select / 3))
             radius = self.start_radius + fraction * (self.select_radius - self.start_radius)
-            return Step("starts", radius, 0.5, math.ceil(batch / 2), self._survivors(iteration))
+            return Step("starts", radius, self.rate, math.ceil(batch / 2), self._survivors(iteration))
         if iteration < self.select + self.march:
             fraction = (iteration - self.select + 1) / self.march
             radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
-            return Step("march", radius, 0.5, batch, 1)
+            return Step("march", radius, self.rate, batch, 1)
         if iteration < self.optimisation:
             fraction = (iteration - self.select - self.march + 1) / self.settle
-            return Step("settle", self.final_radius, 0.5 - 0.3 * fraction, batch, 1)
+            rate = self.rate / (1.0 + fraction * (self.rate / self.last_rate - 1.0))
+            return Step("settle", self.final_radius, rate, batch, 1)
         return Step("poses", self.final_radius, 0.0, batch, 1)
 
     def _survivors(self, iteration: int) -> int:
