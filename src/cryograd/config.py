@@ -107,7 +107,8 @@ class Abinitio(Command):
         None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent. [default: a sphere]"
     )
     prior: Literal["exponential", "none"] = option(
-        "exponential", "Prior on density: 'exponential' favours empty space and forbids negative density."
+        "exponential",
+        "Prior on density: 'exponential' favours empty space, forbids negative density; 'none' does neither.",
     )
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     minibatch: PositiveInt = option(200, "Images used in an iteration.")
