@@ -10,7 +10,6 @@ Run as ``python benchmarks/estep.py --output benchmarks/results/estep.json``.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.pose.posterior import Batch, evaluate_exhaustive
 from cryograd.pose.product import matmul_precision
 from cryograd.threads import set_threads
+from timing import interleaved
 
 IMAGES, ROTATIONS, SHIFTS, RADIUS = 200, 4608, 21, 16
 PRODUCT_IMAGES = 8
@@ -57,13 +57,6 @@ def bare_products(precision: str) -> Callable[[], None]:
     return run
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def measure(repeats: int) -> dict[str, dict[str, float]]:
     """Medians of interleaved repeats, by arithmetic."""
     arguments = problem()
@@ -76,12 +69,7 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
         candidates[name, "estep_without_statistics"] = lambda precision=precision: evaluate_exhaustive(
             *arguments, precision, statistics=False
         )
-    for function in candidates.values():
-        function()
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in candidates}
-    for _ in range(repeats):
-        for key, function in candidates.items():
-            times[key].append(seconds(function))
+    times = interleaved(candidates, repeats)
     results: dict[str, dict[str, float]] = {}
     for name in ("float32", "bfloat16"):
         medians = {part: statistics.median(times[name, part]) for key, part in candidates if key == name}

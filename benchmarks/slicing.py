@@ -10,7 +10,6 @@ Run as ``python benchmarks/slicing.py --output benchmarks/results/slicing.json``
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points
 from cryograd.rotations import random_rotations
 from cryograd.threads import set_threads
+from timing import interleaved
 
 BOX, RADIUS, OVERSAMPLING, SLICES = 64, 25, 2, 4000
 NEIGHBOUR_BYTES = 8 * 8
@@ -41,14 +41,7 @@ def measure(repeats: int) -> dict[str, float]:
         "back_projection": lambda: projector.insert(values, rotations, points),
         "copy": lambda: target.copy_(source),
     }
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
-        for name, function in candidates.items():
-            start = time.perf_counter()
-            function()
-            # The first round compiles and touches the memory.
-            if repeat:
-                times[name].append(time.perf_counter() - start)
+    times = interleaved(candidates, repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     # Every byte of a copy is read and written.
     copied = 2 * COPY_BYTES / medians["copy"]

@@ -115,6 +115,31 @@ def unpack_disc(coefficients: Tensor, disc: HalfDisc, size: int) -> Tensor:
     return inverse_fourier_2d(spectrum, size)
 
 
+def pack_ball(spectrum: Tensor, ball: HalfBall) -> Tensor:
+    """Coefficients (..., K) of half-space transforms (..., L, L, L//2 + 1) on a half-ball."""
+    kx, ky, kz = torch.as_tensor(ball.frequencies, device=spectrum.device).unbind(-1)
+    return spectrum[..., kz % spectrum.shape[-3], ky % spectrum.shape[-2], kx]
+
+
+def unpack_ball(coefficients: Tensor, ball: HalfBall, size: int) -> Tensor:
+    """Real volumes (..., L, L, L) whose transforms hold the given coefficients and are zero elsewhere."""
+    kx, ky, kz = torch.as_tensor(ball.frequencies, device=coefficients.device).unbind(-1)
+    shape = (*coefficients.shape[:-1], size, size, size // 2 + 1)
+    spectrum = torch.zeros(shape, dtype=coefficients.dtype, device=coefficients.device)
+    # The conjugate partners first, so that DC, its own partner, is kept as given.
+    plane = kx == 0
+    spectrum[..., (-kz[plane]) % size, (-ky[plane]) % size, 0] = coefficients[..., plane].conj()
+    spectrum[..., kz % size, ky % size, kx] = coefficients
+    return inverse_fourier_3d(spectrum, size)
+
+
+def unpack_ball_adjoint(volume: Tensor, ball: HalfBall) -> Tensor:
+    """Adjoint of `unpack_ball` in the inner product Re Σ a* b: coefficients (..., K) of real volumes."""
+    pairs = torch.full((len(ball),), 2.0, dtype=volume.dtype, device=volume.device)
+    pairs[torch.as_tensor((ball.frequencies == 0).all(axis=1), device=volume.device)] = 1.0
+    return pack_ball(fourier_3d(volume), ball) * (pairs / volume.shape[-1] ** 3)
+
+
 def radius_grid(size: int, ndim: int, device: torch.device | str = "cpu") -> Tensor:
     """Distance of every coefficient of a half-space transform from the origin in Fourier pixels."""
     full = torch.fft.fftfreq(size, 1.0 / size, device=device, dtype=torch.float64)

@@ -3,14 +3,11 @@ import pytest
 import torch
 
 from cryograd.errors import CryogradError
-from cryograd.fourier import HalfBall, lowpass_volume
+from cryograd.fourier import lowpass_volume
 from cryograd.model.symmetry import (
     Symmetrizer,
     group_matrices,
     in_asymmetric_unit,
-    pack_ball,
-    unpack_ball,
-    unpack_ball_adjoint,
 )
 from cryograd.rotations import euler_to_matrix, healpix_directions, random_rotations
 
@@ -103,20 +100,6 @@ def test_asymmetric_unit_is_its_share_of_the_directions(name):
     directions = euler_to_matrix(np.pad(angles, ((0, 0), (0, 1))))[:, 2]
     share = in_asymmetric_unit(directions, group).mean()
     assert share * len(group) == pytest.approx(1.0, abs=0.08)
-
-
-def test_unpack_ball_inverts_pack_and_has_its_adjoint():
-    rng = np.random.default_rng(0)
-    ball = HalfBall(5)
-    coefficients = torch.from_numpy(rng.normal(size=len(ball)) + 1j * rng.normal(size=len(ball)))
-    coefficients[torch.as_tensor((ball.frequencies == 0).all(axis=1))] = 2.0
-    volume = unpack_ball(coefficients, ball, 16)
-    spectrum = torch.fft.rfftn(torch.fft.ifftshift(volume))
-    assert torch.allclose(pack_ball(spectrum, ball), coefficients)
-    other = torch.from_numpy(rng.normal(size=(16, 16, 16)))
-    left = (volume * other).sum()
-    right = (coefficients.conj() * unpack_ball_adjoint(other, ball)).sum().real
-    assert torch.isclose(left, right, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["C1", "C2", "C7", "D2", "D7", "T", "O", "I1"])

@@ -14,9 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryograd.fourier import HalfBall, fourier_3d, resize_volume
+from cryograd.fourier import HalfBall, fourier_3d, pack_ball, resize_volume, unpack_ball
 from cryograd.model.projection import Projector
-from cryograd.model.symmetry import pack_ball, unpack_ball
 from cryograd.rotations import FloatArray, angular_distance, euler_to_matrix, healpix_directions
 from cryograd.validation.fsc import fsc
 
