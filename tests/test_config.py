@@ -75,7 +75,7 @@ def test_the_point_groups_are_those_that_the_model_has() -> None:
         ("minibatch", 0),
         ("seed", -1),
         ("device", "tpu"),
-        ("prior", "gaussian"),
+        ("prior", "uniform"),
         ("max_resolution", float("inf")),
         ("pixel_size", float("nan")),
         ("nonsense", 1),

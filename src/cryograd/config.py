@@ -106,9 +106,10 @@ class Abinitio(Command):
     mask: Path | None = option(
         None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent. [default: a sphere]"
     )
-    prior: Literal["exponential", "none"] = option(
+    prior: Literal["exponential", "car", "gaussian", "none"] = option(
         "exponential",
-        "Prior on density: 'exponential' favours empty space, forbids negative density; 'none' does neither.",
+        "Prior on density: 'exponential' favours empty space and forbids negative density; of the others "
+        "'car' favours smooth density, 'gaussian' density near zero, 'none' nothing.",
     )
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     minibatch: PositiveInt = option(200, "Images used in an iteration.")

@@ -19,7 +19,7 @@ from cryograd.model.noise import Noise, noise_from_corners
 from cryograd.model.projection import slice_points
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import MarginalLikelihood
-from cryograd.objective.priors import Exponential, Improper, Prior
+from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.product import scoring_precision
 from cryograd.rotations import random_rotations
 from cryograd.solvers.preconditioned import Preconditioned
@@ -110,9 +110,9 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
         scoring_precision(device.type),
     )
     candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(plan.candidates))
-    if config.prior == "exponential":
+    if config.prior in SCALED:
         scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
-        setup = replace(setup, prior=Exponential(scale, config.prior_weight))
+        setup = replace(setup, prior=SCALED[config.prior](scale, config.prior_weight))
     table = PosteriorTable.empty(len(particles))
     state = State(
         0,

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from cryograd.objective.priors import Exponential, Improper, Prior
+from cryograd.objective.priors import ConditionalAutoregressive, Exponential, Gaussian, Improper, Prior
+
+PRIORS = [Exponential(0.3, 0.9), Improper(), Gaussian(0.3, 0.9), ConditionalAutoregressive(0.01, 0.9)]
 
 
-@pytest.mark.parametrize("prior", [Exponential(0.3, 0.9), Improper()])
+@pytest.mark.parametrize("prior", PRIORS)
 def test_gradient_is_the_values_derivative(prior: Prior) -> None:
     generator = torch.Generator().manual_seed(0)
     volume = torch.rand(5, 5, 5, generator=generator, dtype=torch.float64) + 0.5
@@ -33,3 +35,40 @@ def test_exponential_forbids_negative_density() -> None:
 def test_improper_allows_everything() -> None:
     volume = torch.tensor([[[-1.0, 2.0]]])
     assert Improper().project(volume) is volume
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_no_direction_is_more_curved_than_the_curvature_says(prior: Prior) -> None:
+    generator = torch.Generator().manual_seed(1)
+    volume = torch.rand(6, 6, 6, generator=generator, dtype=torch.float64) + 0.5
+    checkers = (-1.0) ** torch.arange(6, dtype=torch.float64)
+    for direction in (
+        torch.randn(6, 6, 6, generator=generator, dtype=torch.float64),
+        checkers[:, None, None] * checkers[:, None] * checkers,
+    ):
+        bend = prior.gradient(volume + direction) - prior.gradient(volume)
+        curvature = float((bend * direction).sum() / direction.square().sum())
+        assert -1e-9 <= curvature <= prior.curvature(volume) + 1e-9
+
+
+def test_gaussian_is_minus_log_density() -> None:
+    volume = torch.tensor([[[0.0, -0.6]]])
+    assert Gaussian(scale=0.3, weight=0.5).value(volume) == pytest.approx(0.5 * 0.5 * 0.36 / 0.09)
+
+
+def test_smooth_density_costs_less_than_rough_density_of_the_same_power() -> None:
+    prior = ConditionalAutoregressive(1.0)
+    rough = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(2))
+    smooth = torch.nn.functional.avg_pool3d(rough[None], 5, stride=1, padding=2)[0]
+    smooth = smooth * (rough.norm() / smooth.norm())
+    assert prior.value(smooth) < 0.4 * prior.value(rough)
+
+
+def test_the_neighbours_of_a_voxel_have_weight_one_together() -> None:
+    volume = torch.zeros(9, 9, 9)
+    volume[4, 4, 4] = 1.0
+    gradient = ConditionalAutoregressive(1.0, 75.0**2).gradient(volume)
+    assert gradient[4, 4, 4] == pytest.approx(1.0)
+    assert float(gradient.sum()) == pytest.approx(0.0, abs=1e-6)
+    # exp(−1 / 2 w²) : exp(−2 / 2 w²) for a face's and an edge's neighbour at w = 0.5.
+    assert float(gradient[4, 4, 5] / gradient[4, 5, 5]) == pytest.approx(float(torch.exp(torch.tensor(2.0))))

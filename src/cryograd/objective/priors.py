@@ -5,6 +5,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv3d
+
+# Width in voxels of the neighbourhood in which the CAR prior wants a smooth density; its scale in units of
+# the data's voxel scale (CVPR 2015).
+CAR_WIDTH, CAR_SCALE = 0.5, 75.0
 
 
 class Prior(Protocol):
@@ -80,3 +85,82 @@ class Exponential:
     def project(self, volume: Tensor) -> Tensor:
         """Negative density is set to zero."""
         return volume.clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """p(v) ∝ exp(−λ v² / 2 s²): density is near zero.
+
+    Parameters
+    ----------
+    scale
+        Voxel scale s of the data.
+    weight
+        λ.
+    """
+
+    scale: float
+    weight: float = 0.9
+
+    def value(self, volume: Tensor) -> float:
+        """Σ λ v² / 2 s²."""
+        return 0.5 * self.curvature(volume) * float(volume.double().square().sum())
+
+    def gradient(self, volume: Tensor) -> Tensor:
+        """λ v / s²."""
+        return self.curvature(volume) * volume
+
+    def curvature(self, volume: Tensor) -> float:
+        """λ / s²."""
+        return self.weight / self.scale**2
+
+    def project(self, volume: Tensor) -> Tensor:
+        """The volume itself."""
+        return volume
+
+
+@dataclass(frozen=True)
+class ConditionalAutoregressive:
+    """−log p = λ vᵀ (I − W) v / 2 (75 s)²: a voxel is near the mean of its neighbours (CAR, CVPR 2015).
+
+    W is a normalised Gaussian without its centre.
+
+    Parameters
+    ----------
+    scale
+        Voxel scale s of the data.
+    weight
+        λ.
+    """
+
+    scale: float
+    weight: float = 0.9
+
+    def value(self, volume: Tensor) -> float:
+        """λ vᵀ (I − W) v / 2 (75 s)²."""
+        return 0.5 * float((volume.double() * self.gradient(volume).double()).sum())
+
+    def gradient(self, volume: Tensor) -> Tensor:
+        """λ (I − W) v / (75 s)²; outside the box density is zero."""
+        offset = torch.arange(-2.0, 3.0, dtype=volume.dtype, device=volume.device)
+        line = torch.exp(-0.5 * (offset / CAR_WIDTH) ** 2)
+        kernel = line[:, None, None] * line[:, None] * line
+        kernel[2, 2, 2] = 0.0
+        means = conv3d(volume[None, None], (kernel / kernel.sum())[None, None], padding=2)[0, 0]
+        return 0.5 * self.curvature(volume) * (volume - means)
+
+    def curvature(self, volume: Tensor) -> float:
+        """2 λ / (75 s)²: W's eigenvalues lie within ±1."""
+        return 2.0 * self.weight / (CAR_SCALE * self.scale) ** 2
+
+    def project(self, volume: Tensor) -> Tensor:
+        """The volume itself."""
+        return volume
+
+
+# The priors that are on the scale of the data, by the names of the option.
+SCALED: dict[str, type[Exponential] | type[Gaussian] | type[ConditionalAutoregressive]] = {
+    "exponential": Exponential,
+    "car": ConditionalAutoregressive,
+    "gaussian": Gaussian,
+}
