@@ -112,6 +112,14 @@ class Abinitio(Command):
         "'car' favours smooth density, 'gaussian' density near zero, 'none' nothing.",
     )
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
+    proposal: Literal["search", "importance"] = option(
+        "search",
+        "How poses are found: by search among the best cells of a grid, or by importance sampling from each "
+        "image's posterior at its last visit.",
+    )
+    samples: PositiveFloat = option(
+        10.0, "Poses drawn by importance sampling, as a multiple of the proposal's effective size."
+    )
     minibatch: PositiveInt = option(200, "Images used in an iteration.")
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")

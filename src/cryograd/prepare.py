@@ -20,7 +20,9 @@ from cryograd.model.projection import slice_points
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.objective.priors import SCALED, Improper, Prior
+from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
+from cryograd.pose.sampling import Sampler
 from cryograd.rotations import random_rotations
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.schedule import March
@@ -55,6 +57,8 @@ class Setup:
         Matrices of the point group.
     precision
         Of the exhaustive products.
+    sampler
+        How poses are drawn; None where they are searched.
     """
 
     images: ImageCache
@@ -66,6 +70,7 @@ class Setup:
     symmetry: str
     group: np.ndarray
     precision: str
+    sampler: Sampler | None
 
     def likelihood(self, radius: float) -> MarginalLikelihood:
         """The likelihood at a radius."""
@@ -108,6 +113,7 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
         config.symmetry,
         group,
         scoring_precision(device.type),
+        Sampler.over(plan.optimisation, config.samples) if config.proposal == "importance" else None,
     )
     candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(plan.candidates))
     if config.prior in SCALED:
@@ -128,6 +134,7 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
         [],
         table,
         config.symmetry,
+        Memory.empty(len(particles) if setup.sampler is not None else 0),
     )
     return setup, state
 

@@ -17,10 +17,12 @@ from cryograd.data.cache import Loaded
 from cryograd.data.particles import Particles
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
-from cryograd.objective.likelihood import Evaluation, Level, MarginalLikelihood, Search
+from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
 from cryograd.objective.shrinkage import SpectralPrior
+from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch, Poses
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid, angular_spacing
+from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
+from cryograd.pose.sampling import Sampling
 from cryograd.prepare import Setup, prepare
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
@@ -75,16 +77,18 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     likelihood = setup.likelihood(step.radius)
     indices = _minibatch(setup, state.images_drawn, step.images)
     batch, loaded = _whitened(setup, state, indices, likelihood.disc)
-    search = _search(setup, step.radius, state.iteration)
+    search = _drawn(setup, state, indices, step.radius) or _search(setup, step.radius, state.iteration)
     half = torch.as_tensor(indices % 2 == 1, device=state.mask.device)
     moved = [_advance(setup, likelihood, c, batch, half, search, step, state.mask) for c in state.candidates]
     moved.sort(key=lambda pair: -pair[0].evidence)
-    best = moved[0][1]
+    best = moved[0][1].inference
     noise = state.noise
     if best.residual is not None:
         noise = noise.updated(best.residual, likelihood.disc, loaded.group, loaded.area, NOISE_RATE)
     candidates = tuple(candidate for candidate, _ in moved[: step.candidates])
     table = state.posterior.updated(indices, best.poses)
+    if best.marginals:
+        state = replace(state, memory=state.memory.updated(indices, best.marginals))
     return _following(state, step, best.poses, candidates, noise, table, len(indices))
 
 
@@ -94,7 +98,7 @@ def _advance(
     candidate: Candidate,
     batch: Batch,
     half: Tensor,
-    search: Search,
+    search: Search | Sampling,
     step: Step,
     mask: Tensor,
 ) -> tuple[Candidate, Evaluation]:
@@ -106,11 +110,12 @@ def _advance(
     found = likelihood.evaluate(candidate.volume, batch, search)
     gradient, curvature = found.gradient, found.curvature
     difference, difference_solver = candidate.difference, candidate.difference_solver
-    if found.statistics.image is not None:
+    statistics = found.inference.statistics
+    if statistics.image is not None:
         spectral = SpectralPrior.measured(candidate.volume, difference, curvature)
         gradient = gradient + spectral.gradient(candidate.volume)
         curvature = curvature + spectral.precision
-        misfit = likelihood.difference_gradient(difference, found.statistics, half)
+        misfit = likelihood.difference_gradient(difference, statistics, half)
         difference, difference_solver = setup.solver.step(
             difference_solver,
             difference,
@@ -150,9 +155,9 @@ def _assign_poses(setup: Setup, state: State, step: Step) -> State:
     first = (state.iteration - setup.plan.optimisation) * setup.plan.minibatch
     indices = np.arange(first, min(first + setup.plan.minibatch, len(setup.images.particles)))
     batch, _ = _whitened(setup, state, indices, likelihood.disc)
-    grid = likelihood.transform(state.volume)
     # The unturned grid of one number: the last pass does not depend on how it is divided.
-    _, poses, _ = likelihood.infer(grid, batch, _search(setup, step.radius, setup.plan.optimisation))
+    search = _search(setup, step.radius, setup.plan.optimisation)
+    poses = likelihood.infer(state.volume, batch, search).poses
     table = state.posterior.updated(indices, poses)
     return _following(state, step, poses, state.candidates, state.noise, table, 0)
 
@@ -221,13 +226,36 @@ def _search(setup: Setup, radius: float, iteration: int) -> Search:
     rng = np.random.default_rng([setup.seed, 2, iteration])
     coarse = min(radius, COARSE_RADIUS)
     rotations = RotationGrid.covering(ANGLE_CELLS * angular_spacing(coarse), setup.group).turned(rng)
-    sigma = max(SHIFT_SIGMA * setup.max_shift, setup.images.extent / setup.images.size)
-    spacing = setup.images.extent / coarse / SHIFT_CELLS
-    shifts = ShiftGrid.covering(spacing, setup.max_shift, sigma, rng.uniform(-0.5, 0.5, 2))
+    shifts = _shifts(setup, coarse, rng.uniform(-0.5, 0.5, 2))
     if radius <= COARSE_RADIUS:
         levels = ()
     elif radius <= 14.0:
         levels = (Level(48, 8, radius),)
     else:
         levels = (Level(48, 8, 14.0), Level(12, 8, radius))
-    return Search(coarse, rotations, shifts, levels)
+    return Search(coarse, rotations, shifts, levels, None if setup.sampler is None else iteration)
+
+
+def _drawn(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sampling | None:
+    """Poses drawn for each image of a minibatch.
+
+    None while starts compete, whose posteriors differ; if an image has not been visited since; and as long as
+    proposals are uniform, since a sample would save nothing.
+    """
+    if setup.sampler is None or state.stage == "starts":
+        return None
+    remembered = [state.memory.recall(i) for i in indices]
+    quadrature = PoseGrid.covering(angular_spacing(radius), setup.group, _shifts(setup, radius))
+    draws = []
+    for index, seen in zip(indices, remembered, strict=True):
+        if seen is None or seen.iteration < setup.sampler.annealing.period:
+            return None
+        rng = np.random.default_rng([setup.seed, 4, state.iteration, int(index)])
+        draws.append(setup.sampler.draw(seen, quadrature, rng))
+    return Sampling(quadrature, draws, state.iteration)
+
+
+def _shifts(setup: Setup, radius: float, offset: np.ndarray | None = None) -> ShiftGrid:
+    """Shifts as dense as a radius needs."""
+    sigma = max(SHIFT_SIGMA * setup.max_shift, setup.images.extent / setup.images.size)
+    return ShiftGrid.covering(setup.images.extent / radius / SHIFT_CELLS, setup.max_shift, sigma, offset)

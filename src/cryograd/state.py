@@ -12,6 +12,7 @@ from cryograd.data.particles import Particles
 from cryograd.fourier import lowpass_volume
 from cryograd.model.noise import Noise
 from cryograd.model.symmetry import Symmetrizer
+from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
 from cryograd.solvers.preconditioned import PreconditionedState
 
@@ -128,6 +129,8 @@ class State:
         The latest posterior of every particle.
     symmetry
         Point group.
+    memory
+        What the sampler remembers; of no particle where poses are searched.
     """
 
     iteration: int
@@ -143,6 +146,7 @@ class State:
     history: list[dict[str, Any]]
     posterior: PosteriorTable
     symmetry: str
+    memory: Memory
 
     @property
     def volume(self) -> Tensor:
@@ -158,6 +162,7 @@ class State:
             "mask": cpu.mask,
             "noise": cpu.noise.variance,
             "posterior": {k: torch.from_numpy(v) for k, v in vars(self.posterior).items()},
+            "memory": {k: torch.from_numpy(v) for k, v in vars(self.memory).items()},
         }
 
     @staticmethod
@@ -165,7 +170,13 @@ class State:
         """Undo `state_dict`, on the CPU."""
         candidates = tuple(Candidate.from_state_dict(c) for c in saved["candidates"])
         posterior = PosteriorTable(**{k: v.numpy() for k, v in saved["posterior"].items()})
-        restored = {"candidates": candidates, "noise": Noise(saved["noise"]), "posterior": posterior}
+        memory = Memory(**{k: v.numpy() for k, v in saved["memory"].items()})
+        restored = {
+            "candidates": candidates,
+            "noise": Noise(saved["noise"]),
+            "posterior": posterior,
+            "memory": memory,
+        }
         return State(**(saved | restored))
 
     def to(self, device: torch.device) -> "State":

@@ -9,8 +9,9 @@ from cryograd.fourier import HalfDisc, lowpass_volume
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import Symmetrizer, group_matrices
-from cryograd.objective.likelihood import Level, MarginalLikelihood, Search
+from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose import posterior
+from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch, Statistics
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
 from cryograd.rotations import random_rotations
@@ -133,8 +134,8 @@ def test_refined_search_that_keeps_everything_agrees_with_brute_force(name, monk
     found = MarginalLikelihood(SIZE, EXTENT, RADIUS, name, block=2).evaluate(volume.float(), batch, search)
     assert found.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
     assert relative_error(found.gradient, brute.gradient(volume)) < 1e-4
-    assert found.residual is not None
-    assert torch.allclose(found.residual.double(), brute.residual(volume), rtol=1e-3, atol=1e-4)
+    assert found.inference.residual is not None
+    assert torch.allclose(found.inference.residual.double(), brute.residual(volume), rtol=1e-3, atol=1e-4)
 
 
 def test_refined_search_needs_few_cells_of_a_sharp_posterior():
@@ -184,7 +185,7 @@ def test_the_true_poses_are_found():
     slices = projector.sample(projector.transform(volume), rotations, slice_points(DISC, dtype=torch.float64))
     images = (shift_phases(FREQUENCIES, shifts) * slices).to(torch.complex64)
     batch = Batch(images, torch.ones(4, len(DISC)), torch.zeros(4))
-    poses = MarginalLikelihood(SIZE, EXTENT, RADIUS).evaluate(volume.float(), batch, search).poses
+    poses = MarginalLikelihood(SIZE, EXTENT, RADIUS).infer(volume.float(), batch, search).poses
     assert torch.allclose(poses.rotations.double(), rotations, atol=1e-6)
     assert torch.allclose(poses.shifts.double(), shifts, atol=1e-5)
     assert (poses.max_probability > 0.99).all()
@@ -293,16 +294,16 @@ def test_half_the_difference_has_half_the_difference_of_the_halves_gradients(nam
         objective.evaluate(volume, Batch(batch.images[h], batch.ctf[h], batch.log_norm[h]), search).gradient
         for h in (upper, ~upper)
     ]
-    gradient = objective.difference_gradient(torch.zeros_like(volume), found.statistics, upper)
+    gradient = objective.difference_gradient(torch.zeros_like(volume), found.inference.statistics, upper)
     assert relative_error(gradient, (halves[0] - halves[1]) / 2) < 1e-4
 
     # Away from zero the gradient grows by the Hessian of the complete data: ⟨D, H D⟩ = (2/B) Σ a |P D|².
     difference = a_volume(seed=3).float()
-    growth = objective.difference_gradient(difference, found.statistics, upper) - gradient
+    growth = objective.difference_gradient(difference, found.inference.statistics, upper) - gradient
     slices = objective.projector.sample(
-        objective.transform(difference), found.statistics.rotations, slice_points(DISC)
+        objective.transform(difference), found.inference.statistics.rotations, slice_points(DISC)
     )
-    energy = (found.statistics.power * slices.abs().square()).sum() * 2 / len(batch)
+    energy = (found.inference.statistics.power * slices.abs().square()).sum() * 2 / len(batch)
     assert float((growth * difference).sum()) == pytest.approx(float(energy), rel=1e-4)
 
 
@@ -311,5 +312,5 @@ def test_one_half_alone_gives_a_finite_difference_gradient():
     volume, batch = a_volume().float(), a_batch(n=2)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
     found = objective.evaluate(volume, batch, search)
-    gradient = objective.difference_gradient(volume, found.statistics, torch.tensor([True, True]))
+    gradient = objective.difference_gradient(volume, found.inference.statistics, torch.tensor([True, True]))
     assert torch.isfinite(gradient).all()

@@ -155,12 +155,14 @@ def test_bfloat16_is_a_hundred_times_below_the_noise():
 
 def local_problem(cells, signal=0.5):
     batch, grid, projector, points = a_problem(n=len(cells.rotations), signal=signal)
-    local = evaluate_local(batch, cells, grid, projector, points, FREQUENCIES, 2.0)
     b, m = cells.rotations.shape[:2]
+    log_prior = -0.5 * cells.shifts.square().sum(dim=-1) / 2.0**2
+    log_rotation = torch.linspace(-1.0, 1.0, m).expand(b, m)
+    local = evaluate_local(batch, cells, grid, projector, points, FREQUENCIES, log_rotation, log_prior)
     slices = projector.sample(grid, cells.rotations.reshape(-1, 3, 3), points).view(b, m, -1)
     phases = shift_phases(FREQUENCIES, cells.shifts)
-    log_prior = -0.5 * cells.shifts.double().square().sum(dim=-1) / 2.0**2
-    log_evidence, joint = brute_force(batch, slices, phases, log_prior[:, :, None].expand(-1, -1, m))
+    log_weight = log_prior.double()[:, :, None] + log_rotation.double()[:, None]
+    log_evidence, joint = brute_force(batch, slices, phases, log_weight)
     return batch, local, slices, phases, log_evidence, joint
 
 

@@ -1,7 +1,6 @@
 """The marginal likelihood of a minibatch: value, gradient and curvature in one evaluation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -9,51 +8,10 @@ from torch import Tensor
 
 from cryograd.fourier import HalfBall, HalfDisc
 from cryograd.model.projection import Projector, sample_grid, slice_points
-from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import Symmetrizer
-from cryograd.pose.posterior import (
-    Batch,
-    Cells,
-    Local,
-    Poses,
-    Statistics,
-    best_cells,
-    evaluate_exhaustive,
-    evaluate_local,
-    local_statistics,
-    log_cell_weight,
-    rotation_entropy,
-)
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid
-
-
-@dataclass(frozen=True)
-class Level:
-    """One refinement of the pose search: how many cells to split and the radius to score them at."""
-
-    rotations: int
-    shifts: int
-    radius: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """How poses are inferred at one resolution.
-
-    Parameters
-    ----------
-    coarse_radius
-        Radius in Fourier pixels at which the shared grid is evaluated exhaustively.
-    rotations, shifts
-        The shared grid.
-    levels
-        Refinements after it, the last one at the full radius; none means that the shared grid is all.
-    """
-
-    coarse_radius: float
-    rotations: RotationGrid
-    shifts: ShiftGrid
-    levels: tuple[Level, ...] = ()
+from cryograd.pose.inference import Inference, PoseInference, Search
+from cryograd.pose.posterior import Batch, Statistics
+from cryograd.pose.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -69,20 +27,14 @@ class Evaluation:
     curvature
         Row sums of the complete-data Hessian per Fourier coefficient, (L, L, L//2 + 1), in the unit in which
         F⁻¹[F g / h] is Newton's step.
-    statistics
-        Sufficient statistics that gradient and curvature come from.
-    poses
-        What the posterior says of each image.
-    residual
-        E|X − C P V|² / σ² per image and coefficient, shape (B, K); None where only the shared grid was used.
+    inference
+        The posterior that they come from.
     """
 
     value: float
     gradient: Tensor
     curvature: Tensor
-    statistics: Statistics
-    poses: Poses
-    residual: Tensor | None
+    inference: Inference
 
 
 @dataclass(frozen=True)
@@ -125,26 +77,28 @@ class MarginalLikelihood:
         """Average over the point group."""
         return Symmetrizer(self.symmetry, self.size, self.radius)
 
-    def frequencies(self, k: int, device: torch.device) -> Tensor:
-        """(kx, ky) in 1/Å of the first ``k`` coefficients, shape (k, 2), float64."""
-        return torch.as_tensor(self.disc.frequencies[:k] / self.extent, dtype=torch.float64, device=device)
+    @cached_property
+    def _inference(self) -> PoseInference:
+        return PoseInference(self.projector, self.extent, self.radius, self.precision, self.block)
 
     def transform(self, volume: Tensor) -> Tensor:
         """Grid from which slices of the symmetrised volume are sampled."""
         return self.projector.transform(self.symmetrizer.forward(volume))
 
-    def evaluate(self, volume: Tensor, batch: Batch, search: Search) -> Evaluation:
+    def infer(self, volume: Tensor, batch: Batch, search: Search | Sampling) -> Inference:
+        """Posterior of each image given the volume."""
+        return self._inference.infer(self.transform(volume), batch, search)
+
+    def evaluate(self, volume: Tensor, batch: Batch, search: Search | Sampling) -> Evaluation:
         """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
-        grid = self.transform(volume)
-        statistics, poses, residual = self.infer(grid, batch, search)
+        inference = self.infer(volume, batch, search)
+        statistics = inference.statistics
         misfit = statistics.power * statistics.slices - statistics.cross
         return Evaluation(
-            -float(poses.log_evidence.double().mean()),
+            -float(inference.poses.log_evidence.double().mean()),
             self._back_project(misfit, statistics.rotations) * (2.0 / len(batch)),
             self.curvature(statistics) / len(batch),
-            statistics,
-            poses,
-            residual,
+            inference,
         )
 
     def difference_gradient(self, difference: Tensor, statistics: Statistics, half: Tensor) -> Tensor:
@@ -173,101 +127,6 @@ class MarginalLikelihood:
         inserted = self.projector.insert(slices, rotations, slice_points(self.disc, slices.device))
         return self.symmetrizer.adjoint(self.projector.transform_adjoint(inserted))
 
-    def infer(self, grid: Tensor, batch: Batch, search: Search) -> tuple[Statistics, Poses, Tensor | None]:
-        """Posterior of each image given the volume's transform: statistics, poses, residual power."""
-        if search.levels:
-            return self._infer_refined(grid, batch, search)
-        return self._infer_shared(grid, batch, search)
-
-    def _shared(self, grid: Tensor, search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Rotations, slices, shifts, phases and log weights of the shared grid at the coarse radius."""
-        disc = HalfDisc(search.coarse_radius)
-        rotations = torch.as_tensor(search.rotations.matrices, dtype=grid.dtype, device=grid.device)
-        slices = self.projector.sample(grid, rotations, slice_points(disc, grid.device))
-        shifts = torch.as_tensor(search.shifts.shifts, dtype=grid.dtype, device=grid.device)
-        phases = shift_phases(self.frequencies(len(disc), grid.device), shifts)
-        log_shift = torch.as_tensor(search.shifts.log_weights, dtype=grid.dtype, device=grid.device)
-        return rotations, slices, shifts, phases, log_shift
-
-    def _infer_shared(self, grid: Tensor, batch: Batch, search: Search) -> tuple[Statistics, Poses, None]:
-        rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
-        found = evaluate_exhaustive(batch, slices, phases, log_shift, self.precision, statistics=True)
-        assert found.cross is not None
-        assert found.power is not None
-        probability, best = found.rotation_marginal.max(dim=1)
-        poses = Poses(
-            rotations[best],
-            shifts[found.shift_marginal.argmax(dim=1)],
-            found.log_evidence,
-            rotation_entropy(found.rotation_marginal),
-            probability,
-        )
-        return Statistics(rotations, slices, found.cross, found.power, None), poses, None
-
-    def _infer_refined(self, grid: Tensor, batch: Batch, search: Search) -> tuple[Statistics, Poses, Tensor]:
-        rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
-        coarse = evaluate_exhaustive(
-            batch.prefix(slices.shape[1]), slices, phases, log_shift, self.precision, statistics=False
-        )
-        cells = best_cells(
-            rotations,
-            shifts,
-            coarse.rotation_marginal,
-            coarse.shift_marginal,
-            (search.levels[0].rotations, search.levels[0].shifts),
-            (search.rotations.spacing, search.shifts.spacing),
-        )
-        blocks = [
-            self._refine_block(grid, batch, cells, search, slice(start, start + self.block))
-            for start in range(0, len(batch), self.block)
-        ]
-        statistics, poses, residuals = zip(*blocks, strict=True)
-        joined = _joined(statistics, self.block)
-        all_poses = Poses(*(torch.cat(parts) for parts in zip(*map(_fields, poses), strict=True)))
-        return joined, all_poses, torch.cat(residuals)
-
-    def _refine_block(
-        self, grid: Tensor, batch: Batch, cells: Cells, search: Search, part: slice
-    ) -> tuple[Statistics, Poses, Tensor]:
-        mine = batch.part(part)
-        first, *rest = search.levels
-        cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length).split()
-        local = self._score(grid, mine, cells, search, first.radius)
-        for level in rest:
-            keep, sides = (level.rotations, level.shifts), (cells.angle, cells.length)
-            marginals = local.joint.sum(dim=1), local.joint.sum(dim=2)
-            cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
-            local = self._score(grid, mine, cells, search, level.radius)
-        statistics, residual = local_statistics(mine, cells, local)
-        return statistics, self._poses(mine, cells, search, local), residual
-
-    def _score(self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float) -> Local:
-        """Evaluate a block's own candidates at one radius."""
-        disc = HalfDisc(radius)
-        return evaluate_local(
-            batch.prefix(len(disc)),
-            cells,
-            grid,
-            self.projector,
-            slice_points(disc, grid.device),
-            self.frequencies(len(disc), grid.device),
-            search.shifts.prior_sigma,
-        )
-
-    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
-        """Best pose, evidence and entropy of a block of images."""
-        rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
-        rows = torch.arange(len(rotation), device=rotation.device)
-        probability, best = rotation.max(dim=1)
-        weight = log_cell_weight(cells, search.rotations, search.shifts)
-        return Poses(
-            cells.rotations[rows, best],
-            cells.shifts[rows, shift.argmax(dim=1)],
-            local.log_evidence + batch.log_norm + weight,
-            rotation_entropy(rotation),
-            probability,
-        )
-
     def curvature(self, statistics: Statistics) -> Tensor:
         """Row sums Pᵀa of the complete-data Hessian on the unpadded grid, averaged over the point group."""
         plain = Projector(self.size, self.radius, oversampling=1)
@@ -286,13 +145,3 @@ class MarginalLikelihood:
         plane = kx == 0
         half[(-kz[plane]) % self.size, (-ky[plane]) % self.size, 0] = mean[plane]
         return half * float(self.size**3)
-
-
-def _fields(record: Statistics | Poses) -> tuple[Tensor, ...]:
-    return tuple(vars(record).values())
-
-
-def _joined(blocks: Sequence[Statistics], size: int) -> Statistics:
-    """The statistics of all blocks of ``size`` images each, the images numbered through."""
-    numbered = [replace(b, image=b.image + size * n) for n, b in enumerate(blocks) if b.image is not None]
-    return Statistics(*(torch.cat(parts) for parts in zip(*map(_fields, numbered), strict=True)))

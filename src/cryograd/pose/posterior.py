@@ -245,7 +245,8 @@ def evaluate_local(
     projector: Projector,
     points: Tensor,
     frequencies: Tensor,
-    prior_sigma: float,
+    log_rotation: Tensor,
+    log_shift: Tensor,
 ) -> Local:
     """Evaluate each image at its own rotations × shifts.
 
@@ -261,16 +262,15 @@ def evaluate_local(
         Points of a slice, shape (K, 3).
     frequencies
         (kx, ky) of each coefficient in 1/Å, shape (K, 2).
-    prior_sigma
-        Standard deviation of the shifts' prior per axis in Å.
+    log_rotation, log_shift
+        Log weights of the candidates, broadcast to (b, M) and (b, S).
     """
     b, m = cells.rotations.shape[:2]
     slices = projector.sample(grid, cells.rotations.reshape(-1, 3, 3), points).view(b, m, -1)
     templates = shifted_templates(batch, shift_phases(frequencies, cells.shifts))
     scores = torch.bmm(templates, as_real(slices).transpose(1, 2))
     power = torch.bmm(slices.abs().square(), batch.ctf.square()[:, :, None]).squeeze(-1)
-    log_prior = -0.5 * cells.shifts.square().sum(dim=-1) / prior_sigma**2
-    logits = (2.0 * scores - power[:, None] + log_prior[:, :, None]).view(b, -1)
+    logits = (2.0 * scores + (log_rotation - power)[:, None] + log_shift[:, :, None]).view(b, -1)
     top = logits.amax(dim=1, keepdim=True)
     joint = torch.softmax(logits, dim=1).view(scores.shape)
     evidence = (logits - top).exp().sum(dim=1).log() + top[:, 0]

@@ -1,6 +1,7 @@
 """Quadratures over directions, in-plane angles and shifts whose spacing follows the resolution."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import healpix
 import numpy as np
@@ -38,6 +39,21 @@ def _one_of_each_orbit(directions: np.ndarray, group: np.ndarray, side: float) -
     return keep
 
 
+def _covering_directions(spacing: float, group: np.ndarray) -> tuple[np.ndarray, float]:
+    """HEALPix directions (rot, tilt) no farther apart than ``spacing``, one of each orbit, and their side."""
+    nside = int(np.ceil(np.sqrt(np.pi / 3.0) / spacing))
+    tilt, rot = healpix.pix2ang(nside, np.arange(12 * nside**2))
+    side = float(np.sqrt(np.pi / 3.0) / nside)
+    keep = _one_of_each_orbit(viewing_directions(np.stack([rot, tilt], axis=-1)), group, side)
+    return np.stack([rot[keep], tilt[keep]], axis=-1), side
+
+
+def viewing_directions(angles: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, 3) of (rot, tilt) in radians, (n, 2): the third rows of the rotation matrices."""
+    rot, tilt = angles.T
+    return np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=-1)
+
+
 @dataclass(frozen=True)
 class RotationGrid:
     """Rotations that cover SO(3), or its asymmetric unit, with cells of nearly equal volume.
@@ -59,16 +75,12 @@ class RotationGrid:
 
         Of each orbit of the point group (|G|, 3, 3) one rotation is kept.
         """
-        nside = int(np.ceil(np.sqrt(np.pi / 3.0) / spacing))
-        tilt, rot = healpix.pix2ang(nside, np.arange(12 * nside**2))
-        directions = np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=-1)
-        keep = _one_of_each_orbit(directions, group, np.sqrt(np.pi / 3.0) / nside)
+        angles, side = _covering_directions(spacing, group)
         n_psi = int(np.ceil(2.0 * np.pi / spacing))
-        psi = 2.0 * np.pi * np.arange(n_psi) / n_psi
-        euler = np.empty((int(keep.sum()), n_psi, 3))
-        euler[..., 0], euler[..., 1], euler[..., 2] = rot[keep, None], tilt[keep, None], psi
+        euler = np.empty((len(angles), n_psi, 3))
+        euler[..., :2], euler[..., 2] = angles[:, None], 2.0 * np.pi * np.arange(n_psi) / n_psi
         # The largest side of a cell, so that its children cover it.
-        side = max(np.sqrt(np.pi / 3.0) / nside, 2.0 * np.pi / n_psi)
+        side = max(side, 2.0 * np.pi / n_psi)
         return RotationGrid(euler_to_matrix(euler).reshape(-1, 3, 3), float(side))
 
     def turned(self, rng: np.random.Generator) -> "RotationGrid":
@@ -116,6 +128,50 @@ class ShiftGrid:
         """Log of the normalised prior weight of each shift, shape (S,)."""
         log_weight = -0.5 * (self.shifts**2).sum(axis=-1) / self.prior_sigma**2
         return log_weight - np.logaddexp.reduce(log_weight)
+
+
+@dataclass(frozen=True)
+class PoseGrid:
+    """Product quadrature of directions, in-plane angles and shifts, of which samplers draw the factors.
+
+    Parameters
+    ----------
+    angles
+        Directions (rot, tilt) in radians, shape (D, 2), covering the sphere or its asymmetric unit.
+    in_plane
+        Angles ψ in radians, shape (P,).
+    shifts
+        Shifts with their prior.
+    angle
+        Spacing of the angles in radians.
+    """
+
+    angles: np.ndarray
+    in_plane: np.ndarray
+    shifts: ShiftGrid
+    angle: float
+
+    @staticmethod
+    def covering(spacing: float, group: np.ndarray, shifts: ShiftGrid) -> "PoseGrid":
+        """Angles no farther apart than ``spacing`` radians, and the given shifts."""
+        angles, side = _covering_directions(spacing, group)
+        n_psi = int(np.ceil(2.0 * np.pi / spacing))
+        in_plane = 2.0 * np.pi * np.arange(n_psi) / n_psi
+        return PoseGrid(angles, in_plane, shifts, max(side, 2.0 * np.pi / n_psi))
+
+    def __len__(self) -> int:
+        return len(self.angles) * len(self.in_plane) * len(self.shifts.shifts)
+
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """Viewing directions, shape (D, 3)."""
+        return viewing_directions(self.angles)
+
+    def rotations(self, directions: np.ndarray, in_plane: np.ndarray) -> np.ndarray:
+        """Matrices (d, p, 3, 3) of all pairs of some directions and in-plane angles, given as indices."""
+        euler = np.empty((len(directions), len(in_plane), 3))
+        euler[..., :2], euler[..., 2] = self.angles[directions][:, None], self.in_plane[in_plane]
+        return euler_to_matrix(euler)
 
 
 def split_rotations(rotations: Tensor, spacing: float) -> Tensor:

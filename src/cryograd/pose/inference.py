@@ -1,0 +1,274 @@
+"""Pose inference of a minibatch: a search from a shared grid to each image's own cells, or drawn poses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cryograd.fourier import HalfDisc
+from cryograd.model.projection import Projector, slice_points
+from cryograd.model.shift import shift_phases
+from cryograd.pose.posterior import (
+    Batch,
+    Cells,
+    Local,
+    Poses,
+    Statistics,
+    best_cells,
+    evaluate_exhaustive,
+    evaluate_local,
+    local_statistics,
+    log_cell_weight,
+    rotation_entropy,
+)
+from cryograd.pose.proposal import REMEMBERED, Remembered
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.sampling import Sampling, evaluate_sampled, remember, remember_drawn
+
+
+@dataclass(frozen=True)
+class Level:
+    """One refinement of the pose search: how many cells to split and the radius to score them at."""
+
+    rotations: int
+    shifts: int
+    radius: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """How poses are inferred at one resolution.
+
+    Parameters
+    ----------
+    coarse_radius
+        Radius in Fourier pixels at which the shared grid is evaluated exhaustively.
+    rotations, shifts
+        The shared grid.
+    levels
+        Refinements after it, the last one at the full radius; none means that the shared grid is all.
+    iteration
+        Number under which the marginals are to be remembered; None where they need not be.
+    """
+
+    coarse_radius: float
+    rotations: RotationGrid
+    shifts: ShiftGrid
+    levels: tuple[Level, ...] = ()
+    iteration: int | None = None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Posterior of a batch of B images.
+
+    Parameters
+    ----------
+    statistics
+        Sufficient statistics.
+    poses
+        What the posterior says of each image.
+    residual
+        E|X − C P V|² / σ² per image and coefficient, shape (B, K); None where only the shared grid was used.
+    marginals
+        What a sampler remembers of each image; empty where nothing is to be remembered.
+    """
+
+    statistics: Statistics
+    poses: Poses
+    residual: Tensor | None
+    marginals: list[Remembered]
+
+
+@dataclass(frozen=True)
+class PoseInference:
+    """Inference of whitened images' poses under a volume, at one radius.
+
+    Parameters
+    ----------
+    projector
+        Slices of the volume.
+    extent
+        Side of the box in Å.
+    radius
+        Radius in Fourier pixels up to which images are compared.
+    precision
+        Of the exhaustive products, as in `matmul_precision`.
+    block
+        Images that are refined at a time.
+    """
+
+    projector: Projector
+    extent: float
+    radius: float
+    precision: str = "highest"
+    block: int = field(default=8, repr=False)
+
+    @cached_property
+    def disc(self) -> HalfDisc:
+        """The coefficients that are compared."""
+        return HalfDisc(self.radius)
+
+    def infer(self, grid: Tensor, batch: Batch, search: Search | Sampling) -> Inference:
+        """Posterior of each image given the volume's transform ``grid``."""
+        if isinstance(search, Sampling):
+            return self._infer_sampled(grid, batch, search)
+        if search.levels:
+            return self._infer_refined(grid, batch, search)
+        return self._infer_shared(grid, batch, search)
+
+    def _frequencies(self, disc: HalfDisc, device: torch.device) -> Tensor:
+        """(kx, ky) in 1/Å of a disc's coefficients, shape (K, 2), float64."""
+        return torch.as_tensor(disc.frequencies / self.extent, dtype=torch.float64, device=device)
+
+    def _shared(self, grid: Tensor, search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Rotations, slices, shifts, phases and log weights of the shared grid at the coarse radius."""
+        disc = HalfDisc(search.coarse_radius)
+        rotations = torch.as_tensor(search.rotations.matrices, dtype=grid.dtype, device=grid.device)
+        slices = self.projector.sample(grid, rotations, slice_points(disc, grid.device))
+        shifts = torch.as_tensor(search.shifts.shifts, dtype=grid.dtype, device=grid.device)
+        phases = shift_phases(self._frequencies(disc, grid.device), shifts)
+        log_shift = torch.as_tensor(search.shifts.log_weights, dtype=grid.dtype, device=grid.device)
+        return rotations, slices, shifts, phases, log_shift
+
+    def _infer_shared(self, grid: Tensor, batch: Batch, search: Search) -> Inference:
+        rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
+        found = evaluate_exhaustive(batch, slices, phases, log_shift, self.precision, statistics=True)
+        assert found.cross is not None
+        assert found.power is not None
+        probability, best = found.rotation_marginal.max(dim=1)
+        poses = Poses(
+            rotations[best],
+            shifts[found.shift_marginal.argmax(dim=1)],
+            found.log_evidence,
+            rotation_entropy(found.rotation_marginal),
+            probability,
+        )
+        statistics = Statistics(rotations, slices, found.cross, found.power, None)
+        marginals = []
+        if search.iteration is not None:
+            by_rotation, by_shift = found.rotation_marginal, found.shift_marginal
+            keep, sides = (REMEMBERED, REMEMBERED), (search.rotations.spacing, search.shifts.spacing)
+            cells = best_cells(rotations, shifts, by_rotation, by_shift, keep, sides)
+            # The cells come in the order of their probability.
+            n_rotations, n_shifts = cells.rotations.shape[1], cells.shifts.shape[1]
+            marginals = _remembered(
+                cells,
+                by_rotation.topk(n_rotations).values,
+                by_shift.topk(n_shifts).values,
+                search.iteration,
+            )
+        return Inference(statistics, poses, None, marginals)
+
+    def _infer_refined(self, grid: Tensor, batch: Batch, search: Search) -> Inference:
+        rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
+        coarse = evaluate_exhaustive(
+            batch.prefix(slices.shape[1]), slices, phases, log_shift, self.precision, statistics=False
+        )
+        cells = best_cells(
+            rotations,
+            shifts,
+            coarse.rotation_marginal,
+            coarse.shift_marginal,
+            (search.levels[0].rotations, search.levels[0].shifts),
+            (search.rotations.spacing, search.shifts.spacing),
+        )
+        return _joined(
+            [
+                self._refine_block(grid, batch, cells, search, slice(start, start + self.block))
+                for start in range(0, len(batch), self.block)
+            ],
+            self.block,
+        )
+
+    def _refine_block(
+        self, grid: Tensor, batch: Batch, cells: Cells, search: Search, part: slice
+    ) -> Inference:
+        mine = batch.part(part)
+        first, *rest = search.levels
+        cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length).split()
+        local = self._score(grid, mine, cells, search, first.radius)
+        for level in rest:
+            keep, sides = (level.rotations, level.shifts), (cells.angle, cells.length)
+            marginals = local.joint.sum(dim=1), local.joint.sum(dim=2)
+            cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
+            local = self._score(grid, mine, cells, search, level.radius)
+        statistics, residual = local_statistics(mine, cells, local)
+        marginals = []
+        if search.iteration is not None:
+            marginals = _remembered(cells, local.joint.sum(dim=1), local.joint.sum(dim=2), search.iteration)
+        return Inference(statistics, self._poses(mine, cells, search, local), residual, marginals)
+
+    def _score(self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float) -> Local:
+        """Evaluate a block's own candidates at one radius."""
+        disc = HalfDisc(radius)
+        return evaluate_local(
+            batch.prefix(len(disc)),
+            cells,
+            grid,
+            self.projector,
+            slice_points(disc, grid.device),
+            self._frequencies(disc, grid.device),
+            torch.zeros(1, 1, device=grid.device),
+            -0.5 * cells.shifts.square().sum(dim=-1) / search.shifts.prior_sigma**2,
+        )
+
+    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
+        """Best pose, evidence and entropy of a block of images."""
+        rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
+        rows = torch.arange(len(rotation), device=rotation.device)
+        probability, best = rotation.max(dim=1)
+        weight = log_cell_weight(cells, search.rotations, search.shifts)
+        return Poses(
+            cells.rotations[rows, best],
+            cells.shifts[rows, shift.argmax(dim=1)],
+            local.log_evidence + batch.log_norm + weight,
+            rotation_entropy(rotation),
+            probability,
+        )
+
+    def _infer_sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Inference:
+        points, frequencies = slice_points(self.disc, grid.device), self._frequencies(self.disc, grid.device)
+        images = []
+        for number, drawn in enumerate(sampling.draws):
+            image = batch.part(slice(number, number + 1))
+            found = evaluate_sampled(
+                image, drawn, sampling.quadrature, grid, self.projector, points, frequencies
+            )
+            statistics, residual = local_statistics(image, found.cells, found.local)
+            seen = remember_drawn(found, drawn, sampling.quadrature, sampling.iteration)
+            images.append(Inference(statistics, found.poses, residual, [seen]))
+        return _joined(images, 1)
+
+
+def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: int) -> list[Remembered]:
+    """What a sampler remembers of images with candidates and marginals of their own."""
+    rotations, shifts = cells.rotations.double().cpu().numpy(), cells.shifts.double().cpu().numpy()
+    rotation_weights, shift_weights = by_rotation.double().cpu().numpy(), by_shift.double().cpu().numpy()
+    sides = (cells.angle, cells.length)
+    return [
+        remember(rotations[i], shifts[i], rotation_weights[i], shift_weights[i], sides, iteration)
+        for i in range(len(rotations))
+    ]
+
+
+def _joined(blocks: Sequence[Inference], size: int) -> Inference:
+    """The posterior of all blocks of ``size`` images each, the images numbered through."""
+    statistics = [
+        replace(b.statistics, image=b.statistics.image + size * n)
+        for n, b in enumerate(blocks)
+        if b.statistics.image is not None
+    ]
+    return Inference(
+        Statistics(*_concatenated(statistics)),
+        Poses(*_concatenated([b.poses for b in blocks])),
+        torch.cat([b.residual for b in blocks if b.residual is not None]),
+        [seen for b in blocks for seen in b.marginals],
+    )
+
+
+def _concatenated(records: Sequence[Statistics] | Sequence[Poses]) -> list[Tensor]:
+    """The fields of several records, one after the other."""
+    return [torch.cat(parts) for parts in zip(*(vars(r).values() for r in records), strict=True)]

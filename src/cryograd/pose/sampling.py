@@ -1,0 +1,163 @@
+"""Posterior of one image over poses drawn by importance sampling."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.model.projection import Projector
+from cryograd.pose.posterior import Batch, Cells, Local, Poses, evaluate_local, rotation_entropy
+from cryograd.pose.proposal import Annealing, Draw, Marginal, Remembered, draw, propose
+from cryograd.pose.quadrature import PoseGrid
+from cryograd.rotations import FloatArray, matrix_to_euler
+
+
+@dataclass(frozen=True)
+class PoseDraw:
+    """What the three samplers of an image drew from the factors of a quadrature."""
+
+    directions: Draw
+    in_plane: Draw
+    shifts: Draw
+
+    def __len__(self) -> int:
+        """Poses that are evaluated."""
+        return len(self.directions.indices) * len(self.in_plane.indices) * len(self.shifts.indices)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Settings of the importance sampling.
+
+    Parameters
+    ----------
+    annealing
+        Trust in an image's last posterior.
+    samples
+        Draws as a multiple s₀ of the effective size of a proposal.
+    """
+
+    annealing: Annealing
+    samples: float
+
+    @staticmethod
+    def over(iterations: int, samples: float) -> "Sampler":
+        """Annealing in a hundred periods, as 50 iterations are in the CVPR 2015 paper's 5,000."""
+        return Sampler(Annealing(period=max(1, iterations // 100)), samples)
+
+    def draw(self, remembered: Remembered, grid: PoseGrid, rng: np.random.Generator) -> PoseDraw:
+        """Draw directions, in-plane angles and shifts for one image."""
+        return PoseDraw(*(draw(q, self.samples, rng) for q in propose(remembered, grid, self.annealing)))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Poses drawn for every image of a batch from one quadrature, at an iteration."""
+
+    quadrature: PoseGrid
+    draws: Sequence[PoseDraw]
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Posterior of one image over drawn poses.
+
+    Parameters
+    ----------
+    cells, local
+        The candidates, rotations (1, D · P, 3, 3) with the in-plane angle running fastest, and the posterior.
+    poses
+        What it says of the image.
+    """
+
+    cells: Cells
+    local: Local
+    poses: Poses
+
+
+def evaluate_sampled(
+    batch: Batch,
+    drawn: PoseDraw,
+    quadrature: PoseGrid,
+    grid: Tensor,
+    projector: Projector,
+    points: Tensor,
+    frequencies: Tensor,
+) -> Sampled:
+    """Evaluate one image at its drawn poses.
+
+    Σ w p(X | pose) over all poses is estimated by Σ w p(X | pose) count / (N q) over the drawn ones.
+
+    Parameters
+    ----------
+    batch
+        One whitened image on K coefficients.
+    drawn, quadrature
+        Its drawn poses, of which quadrature.
+    grid, projector, points, frequencies
+        As in `evaluate_local`.
+    """
+    like = {"dtype": torch.float32, "device": grid.device}
+    rotations = quadrature.rotations(drawn.directions.indices, drawn.in_plane.indices)
+    log_rotation = drawn.directions.log_weights[:, None] + drawn.in_plane.log_weights
+    log_rotation = log_rotation - np.log(len(quadrature.angles) * len(quadrature.in_plane))
+    log_shift = drawn.shifts.log_weights + quadrature.shifts.log_weights[drawn.shifts.indices]
+    cells = Cells(
+        torch.as_tensor(rotations.reshape(1, -1, 3, 3), **like),
+        torch.as_tensor(quadrature.shifts.shifts[drawn.shifts.indices][None], **like),
+        quadrature.angle,
+        quadrature.shifts.spacing,
+    )
+    weights = torch.as_tensor(log_rotation.reshape(1, -1), **like), torch.as_tensor(log_shift[None], **like)
+    local = evaluate_local(batch, cells, grid, projector, points, frequencies, *weights)
+    return Sampled(cells, local, _poses(batch, cells, local, *weights))
+
+
+def _poses(batch: Batch, cells: Cells, local: Local, log_rotation: Tensor, log_shift: Tensor) -> Poses:
+    """Best pose, evidence and entropy of one image."""
+    rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
+    # The best pose is that of the largest density, however often it was drawn.
+    best_rotation = (rotation.log() - log_rotation).argmax(dim=1)
+    best_shift = (shift.log() - log_shift).argmax(dim=1)
+    return Poses(
+        cells.rotations[:, best_rotation][:, 0],
+        cells.shifts[:, best_shift][:, 0],
+        local.log_evidence + batch.log_norm,
+        rotation_entropy(rotation),
+        rotation.max(dim=1).values,
+    )
+
+
+def remember_drawn(sampled: Sampled, drawn: PoseDraw, quadrature: PoseGrid, iteration: int) -> Remembered:
+    """The marginals of one image over its drawn directions, in-plane angles and shifts."""
+    joint = sampled.local.joint[0].double().cpu().numpy()
+    rotation = joint.sum(axis=0).reshape(len(drawn.directions.indices), -1)
+    return Remembered(
+        Marginal.largest(quadrature.directions[drawn.directions.indices], rotation.sum(axis=1)),
+        Marginal.largest(quadrature.in_plane[drawn.in_plane.indices][:, None], rotation.sum(axis=0)),
+        Marginal.largest(quadrature.shifts.shifts[drawn.shifts.indices], joint.sum(axis=1)),
+        quadrature.angle,
+        quadrature.shifts.spacing,
+        iteration,
+    )
+
+
+def remember(
+    rotations: FloatArray,
+    shifts: FloatArray,
+    by_rotation: FloatArray,
+    by_shift: FloatArray,
+    sides: tuple[float, float],
+    iteration: int,
+) -> Remembered:
+    """The marginals of one image over any rotations (M, 3, 3) and shifts (S, 2) with their probabilities."""
+    return Remembered(
+        Marginal.largest(rotations[:, 2], by_rotation),
+        Marginal.largest(matrix_to_euler(rotations)[:, 2:], by_rotation),
+        Marginal.largest(shifts, by_shift),
+        *sides,
+        iteration,
+    )
