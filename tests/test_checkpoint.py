@@ -14,7 +14,7 @@ def state() -> dict[str, object]:
 
 def test_a_checkpoint_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint" / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 12.5))
+    checkpoint.save(path, Checkpoint(state(), 12.5, "digest"))
     found = checkpoint.load(path)
     assert found.wall_seconds == 12.5
     assert found.state["iteration"] == 7
@@ -26,7 +26,7 @@ def test_a_failure_while_saving_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 1.0))
+    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
 
     def full_disk(contents: object, file: object) -> None:
         file.write(b"half")  # pyright: ignore[reportAttributeAccessIssue]
@@ -34,7 +34,7 @@ def test_a_failure_while_saving_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, Checkpoint(state(), 2.0))
+        checkpoint.save(path, Checkpoint(state(), 2.0, "digest"))
     monkeypatch.undo()
     assert checkpoint.load(path).wall_seconds == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
@@ -47,7 +47,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 def test_a_truncated_checkpoint_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 1.0))
+    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CryogradError, match="broken"):
         checkpoint.load(path)
@@ -69,7 +69,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "state.pt"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 99)
-        checkpoint.save(path, Checkpoint(state(), 1.0))
+        checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
     with pytest.raises(CryogradError, match="format 99"):
         checkpoint.load(path)
 

@@ -70,6 +70,31 @@ def test_recovers_map_and_poses(particles: Particles) -> None:
     assert error.median_shift < 0.6 * PIXEL
 
 
+@pytest.mark.slow
+def test_importance_sampling_recovers_the_map_and_resumes_with_the_same_bytes(
+    particles: Particles, tmp_path: Path
+) -> None:
+    config = _config(minibatch=120, proposal="importance", samples=5.0)
+    middle = None
+    state = None
+    for state in abinitio(particles, config):
+        if state.iteration == 62:
+            middle = state
+    assert state is not None
+    assert middle is not None
+    density, pixel = full_volume(state, particles)
+    truth = molecule(BOX, PIXEL)
+    _, values = fsc(align(density, truth, pixel, PIXEL).volume, truth)
+    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    assert resolution is not None
+    assert resolution < 18.0
+    # Nearly all images were drawn for, not searched.
+    assert state.memory.iteration.min() > 50
+    torch.save(middle.state_dict(), tmp_path / "saved.pt")
+    saved = State.from_state_dict(torch.load(tmp_path / "saved.pt", weights_only=True))
+    assert torch.equal(_run(particles, config, resume=saved).volume, state.volume)
+
+
 def test_the_map_is_on_the_scale_of_the_images(particles: Particles) -> None:
     """The final map's projections have the images' contrast, so that a fit of one to the other is near 1."""
     state = _run(particles, _config(minibatch=40), stop=30)
@@ -85,7 +110,7 @@ def test_the_map_is_on_the_scale_of_the_images(particles: Particles) -> None:
     assert 0.3 < model / signal < 10.0
 
 
-def test_same_seed_same_bytes_whatever_the_threads(particles: Particles) -> None:
+def test_the_same_seed_gives_the_same_bytes(particles: Particles) -> None:
     before = torch.get_num_threads()
     try:
         runs = []

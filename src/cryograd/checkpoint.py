@@ -17,7 +17,7 @@ from cryograd.atomic import replacing
 from cryograd.errors import CryogradError
 
 # Raised when what is stored changes its meaning.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Checkpoint:
         The engine's state: tensors and plain data.
     wall_seconds
         Time that the run has taken so far.
+    images
+        Digest of the particles' images.
     """
 
     state: dict[str, Any]
     wall_seconds: float
+    images: str
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -56,6 +59,7 @@ def load(path: Path) -> Checkpoint:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         found, state, seconds = contents["format"], contents["state"], contents["wall_seconds"]
+        images = contents.get("images", "")
     except FileNotFoundError:
         raise CryogradError("there is no checkpoint", path, "start the run again in a new folder") from None
     # torch.load raises whatever its zip and pickle readers raise.
@@ -70,7 +74,7 @@ def load(path: Path) -> Checkpoint:
             path,
             f"continue it with cryograd {contents.get('version', 'of its time')}",
         )
-    return Checkpoint(state, seconds)
+    return Checkpoint(state, seconds, images)
 
 
 @dataclass

@@ -59,6 +59,8 @@ class Setup:
         Of the exhaustive products.
     sampler
         How poses are drawn; None where they are searched.
+    half
+        Half of each particle for the map's noise, shape (n,), bool.
     """
 
     images: ImageCache
@@ -71,6 +73,7 @@ class Setup:
     group: np.ndarray
     precision: str
     sampler: Sampler | None
+    half: np.ndarray
 
     def likelihood(self, radius: float) -> MarginalLikelihood:
         """The likelihood at a radius."""
@@ -84,6 +87,7 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
     nyquist = max(o.pixel_size for o in particles.optics) * 2.0
     finest = _final_radius(extent, nyquist, config)
     size = _working_size(finest, particles)
+    _refuse_sizes(config, extent, extent / size)
     diameter = config.particle_diameter or 0.9 * extent
     images = build_cache(particles, size, extent, diameter, device)
     radius = 0.5 * diameter / extent * size
@@ -114,6 +118,8 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
         group,
         scoring_precision(device.type),
         Sampler.over(plan.optimisation, config.samples) if config.proposal == "importance" else None,
+        # Not by order: files may alternate between optics groups.
+        np.random.default_rng([config.seed, 5]).permutation(len(particles)) % 2 == 1,
     )
     candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(plan.candidates))
     if config.prior in SCALED:
@@ -171,6 +177,23 @@ def _corner_noise(images: ImageCache, radius: float) -> Noise:
     return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
 
 
+def _refuse_sizes(config: Abinitio, extent: float, pixel: float) -> None:
+    """Refuse lengths that do not fit the box."""
+    diameter, shift, start = config.particle_diameter, config.max_shift, config.start_resolution
+    limits = [
+        ("--particle-diameter", diameter, 8.0 * pixel, extent),
+        ("--max-shift", shift, 0.0, 0.5 * extent),
+        ("--start-resolution", start, 0.0, 0.5 * extent),
+    ]
+    for option, value, least, most in limits:
+        if value is not None and not least <= value <= most:
+            raise CryogradError(
+                f"{option} {value:g} Å does not fit a box of {extent:.0f} Å",
+                config.particles,
+                f"give {least:.3g} to {most:.3g} Å",
+            )
+
+
 def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
     """Radius at the end of the march, in Fourier pixels."""
     if config.max_resolution is not None:
@@ -187,9 +210,9 @@ def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
     start = _start_resolution(extent, config)
     if finest < extent / start:
         raise CryogradError(
-            f"the start resolution {start:g} Å is finer than the finest resolution used",
+            f"the start resolution, {start:.4g} Å, is finer than the finest, {extent / finest:.4g} Å",
             config.particles,
-            f"give more than {extent / finest:.2f} Å",
+            "give a coarser --start-resolution or a finer --max-resolution",
         )
     return finest
 
@@ -217,7 +240,10 @@ def _solvent_mask(path: Path | None, size: int, extent: float, radius: float) ->
             path,
             "give a mask in the particles' box",
         )
-    return torch.as_tensor(resample_map(mask, pixel, size, extent / size)).clamp(0.0, 1.0)
+    resampled = torch.as_tensor(resample_map(mask, pixel, size, extent / size)).clamp(0.0, 1.0)
+    if float(resampled.max()) < 0.5:
+        raise CryogradError("the mask is empty", path, "give a mask that is 1 where the molecule may be")
+    return resampled
 
 
 def _device(name: str) -> torch.device:

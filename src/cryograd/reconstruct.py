@@ -78,7 +78,7 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     indices = _minibatch(setup, state.images_drawn, step.images)
     batch, loaded = _whitened(setup, state, indices, likelihood.disc)
     search = _drawn(setup, state, indices, step.radius) or _search(setup, step.radius, state.iteration)
-    half = torch.as_tensor(indices % 2 == 1, device=state.mask.device)
+    half = torch.as_tensor(setup.half[indices], device=state.mask.device)
     moved = [_advance(setup, likelihood, c, batch, half, search, step, state.mask) for c in state.candidates]
     moved.sort(key=lambda pair: -pair[0].evidence)
     best = moved[0][1].inference

@@ -24,7 +24,7 @@ class Candidate:
     Parameters
     ----------
     volume, difference
-        V, and half the difference of the maps of even and odd particles, which has V's noise: (W, W, W).
+        V, and half the difference of the maps of two halves of the particles, which has V's noise: (W, W, W).
     solver, difference_solver
         What the solver remembers of each.
     evidence

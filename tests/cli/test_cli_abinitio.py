@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import signal
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,37 @@ def test_bad_input_that_only_the_engine_sees_leaves_nothing(
     assert tree(tmp_path) == set()
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_whatever_ends_a_run_before_its_first_iteration_leaves_nothing(
+    abinitio: Callable, engine: FakeEngine, tmp_path: Path, error: type[BaseException]
+) -> None:
+    def fail(iteration: int) -> None:
+        raise error
+
+    engine.before_iteration = fail
+    with contextlib.suppress(ZeroDivisionError):
+        assert abinitio(tmp_path / "a" / "run").status != 0
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_is_not_resumed_with_other_particles(
+    cryograd_command: Callable, engine: FakeEngine, refused: Callable, simulated: Path, tmp_path: Path
+) -> None:
+    text = (simulated / "particles.star").read_text()
+    for stack in simulated.glob("*.mrcs"):
+        (tmp_path / stack.name).symlink_to(stack)
+    star = tmp_path / "particles.star"
+    star.write_text(text)
+    assert cryograd_command("abinitio", star, "-o", tmp_path / "run").status == 0
+    before = tree(tmp_path)
+    for other in (text.rstrip().rsplit("\n", 1)[0] + "\n", text.replace("000001@", "000002@")):
+        assert other != text
+        star.write_text(other)
+        message = refused("abinitio", "--resume", "-o", tmp_path / "run")
+        assert message.startswith("the particle file names other images than when the run began")
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("kept", ["run.toml", "log.jsonl", "volume.mrc"])
 def test_a_folder_with_a_run_is_refused(
     kept: str, engine: FakeEngine, refused: Callable, simulated: Path, tmp_path: Path
@@ -306,7 +339,7 @@ def test_the_time_of_a_resumed_run_includes_its_earlier_parts(
     engine.before_iteration = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 2 else None
     abinitio(tmp_path / "run")
     path = tmp_path / "run/checkpoint/state.pt"
-    checkpoint.save(path, checkpoint.Checkpoint(checkpoint.load(path).state, 5000.0))
+    checkpoint.save(path, replace(checkpoint.load(path), wall_seconds=5000.0))
     engine.before_iteration = lambda i: None
     abinitio(tmp_path / "run", "--resume")
     assert json.loads((tmp_path / "run/metrics.json").read_text())["wall_seconds"] > 5000.0

@@ -143,3 +143,21 @@ def test_files_without_common_images_are_refused(simulated: Path, refused: Calla
     text = (simulated / "particles.star").read_text().replace("@particles.mrcs", "@other.mrcs")
     (tmp_path / "other.star").write_text(text)
     assert "no image in common" in refused("compare", simulated / "particles.star", tmp_path / "other.star")
+
+
+def test_an_input_is_not_overwritten(maps: tuple[Path, Path], refused: Callable) -> None:
+    before = maps[1].read_bytes()
+    assert refused("compare", *maps, "-o", maps[1]).startswith("the output file is an input")
+    assert maps[1].read_bytes() == before
+
+
+def test_a_folder_is_not_an_output_file(maps: tuple[Path, Path], refused: Callable, tmp_path: Path) -> None:
+    assert refused("compare", *maps, "-o", tmp_path).startswith("the output file is a folder")
+
+
+def test_a_map_without_anything_is_refused(
+    maps: tuple[Path, Path], refused: Callable, tmp_path: Path
+) -> None:
+    write_map(tmp_path / "empty.mrc", np.zeros_like(lumps()), 4.0)
+    for pair in ((maps[0], tmp_path / "empty.mrc"), (tmp_path / "empty.mrc", maps[0])):
+        assert refused("compare", *pair).startswith("the map is the same everywhere")

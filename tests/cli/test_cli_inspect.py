@@ -128,6 +128,13 @@ def test_an_output_below_a_file_is_refused(simulated: Path, refused: Callable, t
 
 
 @pytest.mark.realdata
+def test_the_particle_file_is_not_overwritten(simulated: Path, refused: Callable) -> None:
+    star = simulated / "particles.star"
+    before = star.read_text()
+    assert refused("inspect", star, "-o", star).startswith("the output file is an input")
+    assert star.read_text() == before
+
+
 def test_a_wrong_ctf_of_real_particles_is_found(shared_data: Path, inspect: Callable) -> None:
     folder = shared_data / "bgal-10204"
     right = inspect(folder / "particles_clean_1268.star")

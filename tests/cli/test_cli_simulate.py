@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -112,3 +113,36 @@ def test_a_subunit_must_exist(volume: Path, refused: Callable, tmp_path: Path) -
     model.write_text("END\n")
     arguments = ("simulate", model, "-o", tmp_path / "out", "--subunit", tmp_path / "absent.pdb")
     assert "the subunit does not exist" in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--optics-groups", 9, "--particles", 5], "5 particles cannot fill 9 optics groups"),
+        (["--particle-diameter", 0.1], "a particle diameter of 0.1 Å does not fit a box of 64 Å"),
+        (["--particle-diameter", 65], "a particle diameter of 65 Å does not fit a box of 64 Å"),
+        (["--float16", "--snr", 1e12], "the images' values are beyond the range of float16"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(
+    volume: Path, refused: Callable, tmp_path: Path, options: list[object], what: str
+) -> None:
+    assert refused("simulate", volume, "-o", tmp_path / "out", *options).startswith(what)
+
+
+def test_a_map_of_nothing_is_refused(refused: Callable, tmp_path: Path) -> None:
+    write_map(tmp_path / "empty.mrc", np.zeros((16, 16, 16)), 4.0)
+    message = refused("simulate", tmp_path / "empty.mrc", "-o", tmp_path / "out")
+    assert message.startswith("the map is the same everywhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_map_without_a_voxel_size_takes_the_one_given(
+    refused: Callable, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    with mrcfile.new(tmp_path / "plain.mrc") as mrc:
+        mrc.set_data(ball())
+    arguments = ("simulate", tmp_path / "plain.mrc", "-o", tmp_path / "out", "--particles", 3)
+    assert "no voxel size" in refused(*arguments)
+    assert cryograd_command(*arguments, "--pixel-size", 5).status == 0
+    assert read_map(tmp_path / "out/truth.mrc")[1] == pytest.approx(5.0)

@@ -84,3 +84,11 @@ def test_the_maximum_a_posteriori_is_the_wiener_filter():
         truth = fourier_3d(signal)[here]
         errors = [float((scale * found[here] - truth).abs().square().sum()) for scale in (0.6, 1.0, 1.6)]
         assert errors[1] == min(errors)
+
+
+def test_frequencies_that_are_not_open_get_no_precision():
+    radius = radius_grid(SIZE, 3)
+    curvature = (radius <= 8.3).float()
+    prior = SpectralPrior.measured(coloured(0, torch.exp(-radius / 8.0)) + white(1), white(2), curvature)
+    assert prior.precision[(radius > 8.3) & (radius.round() == 8)].max() == 0.0
+    assert prior.precision[radius <= 8.3].min() > 0.0

@@ -15,14 +15,14 @@ from cryograd.cli.progress import Progress
 from cryograd.config import Abinitio, to_toml
 from cryograd.data.density import resample_map
 from cryograd.data.mrc import write_map
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles, image_names, read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 from cryograd.report.build import build_report
 from cryograd.state import State, full_volume
 from cryograd.threads import set_threads
 
-# What may differ between a run and its continuation, since the result does not depend on it.
+# What may differ between a run and its continuation; with other threads it ends with other rounding.
 _FREE = {"output", "threads", "checkpoint_seconds"}
 
 
@@ -85,6 +85,13 @@ def _reconstruct(
     tuple
         The last state and the run's time in seconds, earlier parts of a resumed run included.
     """
+    images = image_names(particles)
+    if saved is not None and saved.images != images:
+        raise CryogradError(
+            "the particle file names other images than when the run began",
+            config.particles,
+            "restore it, or start a new run in another folder",
+        )
     before = None if saved is None else State.from_state_dict(saved.state)
     state = before
     began = time.monotonic() - (0.0 if saved is None else saved.wall_seconds)
@@ -98,18 +105,18 @@ def _reconstruct(
                 folder.append_log(state.history[-1])
                 progress.show(state)
                 if schedule.due() or stop.requested:
-                    _save(folder, particles, state, time.monotonic() - began)
+                    _save(folder, particles, state, images, time.monotonic() - began)
                 if stop.requested:
                     progress.say(f"continue with: cryograd abinitio -o {folder.path} --resume")
                     stop.leave()
-        except CryogradError:
-            # Bad input that only the engine could see leaves nothing behind.
+        except BaseException:
+            # A run that ends before its first iteration, for whatever reason, leaves nothing behind.
             if state is None:
                 folder.discard()
             raise
     assert state is not None
     seconds = time.monotonic() - began
-    _save(folder, particles, state, seconds)
+    _save(folder, particles, state, images, seconds)
     return state, seconds
 
 
@@ -122,9 +129,9 @@ def _start(config: Abinitio, folder: RunFolder, state: "State | None") -> None:
         folder.rewrite_log(state.history)
 
 
-def _save(folder: RunFolder, particles: Particles, state: State, seconds: float) -> None:
+def _save(folder: RunFolder, particles: Particles, state: State, images: str, seconds: float) -> None:
     """Write the map so far, and a checkpoint."""
-    checkpoint.save(folder.checkpoint, Checkpoint(state.state_dict(), seconds))
+    checkpoint.save(folder.checkpoint, Checkpoint(state.state_dict(), seconds, images))
     write_map(folder.volume, *full_volume(state, particles))
 
 

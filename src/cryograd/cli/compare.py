@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cryograd.cli.folder import check_writable
+from cryograd.cli.folder import check_output_file
 from cryograd.config import Compare
-from cryograd.data.mrc import read_map, write_map
+from cryograd.data.mrc import read_map, refuse_constant, write_map
 from cryograd.data.particles import Particles, read_particles
 from cryograd.errors import CryogradError
 from cryograd.model.symmetry import group_matrices
@@ -23,7 +23,7 @@ _EDGE = 0.05
 
 def run(config: Compare) -> dict[str, Any]:
     """Compare what the two files hold."""
-    files = [path.suffix in _PARTICLES for path in (config.first, config.second)]
+    files = [path.suffix.lower() in _PARTICLES for path in (config.first, config.second)]
     if all(files):
         if config.output is not None:
             raise CryogradError(
@@ -45,7 +45,7 @@ def summary(result: dict[str, Any]) -> str:
     if result["kind"] == "poses":
         return "\n".join(
             [
-                f"{result['n_particles']} particles in common, {hand}",
+                f"{result['n_particles']} particles in common by {result['matched_by']}, {hand}",
                 f"orientations differ by {result['median_angle_degrees']:.2f}° in the median",
                 f"shifts differ by {result['median_shift_angstrom']:.2f} Å in the median",
             ]
@@ -68,8 +68,10 @@ def _angstrom(resolution: float | None) -> str:
 def _compare_maps(config: Compare) -> dict[str, Any]:
     """Align the second map to the first, and correlate the two."""
     if config.output is not None:
-        check_writable(config.output.parent)
+        check_output_file(config.output, config.first, config.second)
     (first, pixel_size), (second, second_pixel_size) = read_map(config.first), read_map(config.second)
+    refuse_constant(first, config.first)
+    refuse_constant(second, config.second)
     mask = _mask(config, first.shape[0], pixel_size)
     found = align(second, first, second_pixel_size, pixel_size, flip_hand=config.flip_hand)
     if config.output is not None:
@@ -114,7 +116,7 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], mask: NDArray[n
 def _compare_poses(config: Compare) -> dict[str, Any]:
     """Errors of the second file's poses against the first's."""
     first, second = _read_poses(config.first), _read_poses(config.second)
-    i, j = _common(first, second)
+    i, j, matched_by = _common(first, second)
     assert first.rotations is not None
     assert second.rotations is not None
     zeros = np.zeros((max(len(first), len(second)), 2))
@@ -130,6 +132,7 @@ def _compare_poses(config: Compare) -> dict[str, Any]:
     return {
         "kind": "poses",
         "n_particles": len(i),
+        "matched_by": matched_by,
         "symmetry": config.symmetry,
         "median_angle_degrees": float(np.rad2deg(error.median_angle)),
         "median_shift_angstrom": error.median_shift,
@@ -147,16 +150,17 @@ def _read_poses(path: Path) -> Particles:
     return particles
 
 
-def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the particles that both files have: the same image of the same stack.
+def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray, str]:
+    """Indices of the particles that both files have, the same image of the same stack, and what tells so.
 
     Stacks are told apart by their whole path, or, where the files share none, by their name alone.
     """
-    for part in ("absolute", "name"):
+    for part, matched_by in (("absolute", "stack and image"), ("name", "the stacks' names alone")):
         keys = [_keys(particles, part) for particles in (first, second)]
         shared = [key for key in keys[0] if key in keys[1]]
         if shared:
-            return np.array([keys[0][key] for key in shared]), np.array([keys[1][key] for key in shared])
+            mine, theirs = (np.array([table[key] for key in shared]) for table in keys)
+            return mine, theirs, matched_by
     raise CryogradError(
         "the files have no image in common",
         f"{first.source} and {second.source}",

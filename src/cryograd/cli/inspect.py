@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from cryograd.cli.folder import check_writable
+from cryograd.cli.folder import check_output_file
 from cryograd.config import Inspect
 from cryograd.data.particles import read_particles
 from cryograd.inspection.findings import findings, rings_seen
@@ -17,7 +17,7 @@ from cryograd.inspection.spectrum import thon_rings
 def run(config: Inspect) -> dict[str, Any]:
     """Inspect a particle file, write the report if asked to, and return the facts."""
     if config.output is not None:
-        check_writable(config.output.parent)
+        check_output_file(config.output, config.particles)
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cryograd.cli.folder import check_writable
 from cryograd.config import Simulate
 from cryograd.data.density import assemble, model_density, on_symmetry_axes, read_model, resample_map
-from cryograd.data.mrc import read_map
+from cryograd.data.mrc import read_header, read_map, refuse_constant
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
@@ -38,7 +38,13 @@ def run(config: Simulate) -> dict[str, Any]:
         )
     if not config.model.is_file():
         raise CryogradError("the model does not exist", config.model, "check the path")
-    is_map = config.model.suffix in _MAP_SUFFIXES
+    if config.optics_groups > config.particles:
+        raise CryogradError(
+            f"{config.particles} particles cannot fill {config.optics_groups} optics groups",
+            "cryograd simulate --optics-groups",
+            "give fewer groups or more particles",
+        )
+    is_map = config.model.suffix.lower() in _MAP_SUFFIXES
     if is_map and config.subunit:
         raise CryogradError("subunits need an atomic model", config.model, "leave out --subunit")
     for path in config.subunit:
@@ -46,6 +52,13 @@ def run(config: Simulate) -> dict[str, Any]:
             raise CryogradError("the subunit does not exist", path, "check the path")
     density, pixel_size = _density_of_map(config) if is_map else _density_of_atoms(config)
     simulation = _simulation(config, density.shape[0], pixel_size)
+    extent = density.shape[0] * pixel_size
+    if config.particle_diameter is not None and not 4.0 * pixel_size <= config.particle_diameter <= extent:
+        raise CryogradError(
+            f"a particle diameter of {config.particle_diameter:g} Å does not fit a box of {extent:.0f} Å",
+            "cryograd simulate --particle-diameter",
+            f"give {4.0 * pixel_size:.3g} to {extent:.3g} Å",
+        )
     dtype = np.float16 if config.float16 else np.float32
     particles = simulate(density, pixel_size, simulation, config.output, dtype)
     return {
@@ -84,11 +97,19 @@ def _density_of_atoms(config: Simulate) -> tuple[NDArray[np.float32], float]:
 
 def _density_of_map(config: Simulate) -> tuple[NDArray[np.float32], float]:
     """A map on the grid asked for, averaged over its point group."""
-    density, pixel_size = read_map(config.model)
+    density, pixel_size = _read_varying_map(config)
     box, wanted = config.box or density.shape[0], config.pixel_size or pixel_size
     density = resample_map(density, pixel_size, box, wanted)
     averaged = Symmetrizer(config.symmetry, box, box / 2 - 1).forward(torch.tensor(density))
     return averaged.numpy(), wanted
+
+
+def _read_varying_map(config: Simulate) -> tuple[NDArray[np.float32], float]:
+    """A map; one without a voxel size in its header takes the one asked for."""
+    known = min(read_header(config.model).voxel_size) > 0
+    density, pixel_size = read_map(config.model, None if known else config.pixel_size)
+    refuse_constant(density, config.model)
+    return density, pixel_size
 
 
 def _simulation(config: Simulate, box: int, pixel_size: float) -> Simulation:

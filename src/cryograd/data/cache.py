@@ -15,6 +15,8 @@ from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
 from cryograd.model.ctf import beam_tilt_phase, ctf
 
 _CHUNK = 256
+# No pixel of a real image is as many standard deviations of the background from its mean.
+_LARGEST_CONTRAST = 1e4
 # Width in working pixels of the soft edge of the mask around a particle.
 MASK_EDGE = 5.0
 
@@ -143,6 +145,11 @@ def normalise(images: np.ndarray, radius: float) -> np.ndarray:
         Shape (n, L, L).
     radius
         Radius of the circle in pixels; where it leaves less than 5 % of the image, the corners are used.
+
+    Returns
+    -------
+    np.ndarray
+        Infinite or NaN where the background does not vary.
     """
     size = images.shape[-1]
     axis = np.arange(size) - size // 2
@@ -150,7 +157,8 @@ def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     background = distance > min(radius, float(np.quantile(distance, 0.95)))
     values = images[:, background]
     mean, std = values.mean(axis=1), values.std(axis=1)
-    return (images - mean[:, None, None]) / np.maximum(std, 1e-12)[:, None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (images - mean[:, None, None]) / std[:, None, None]
 
 
 def _resampling_matrices(optics: Optics, size: int, extent: float) -> tuple[Tensor, Tensor]:
@@ -206,6 +214,19 @@ def _refuse_unsupported(optics: Optics, source: Path) -> None:
         )
 
 
+def _refuse_without_noise(images: np.ndarray, particles: Particles, indices: np.ndarray) -> None:
+    """Refuse images in units of whose background the particle would be off every scale."""
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~(np.abs(images).max(axis=(1, 2)) < _LARGEST_CONTRAST))
+    if bad.size:
+        i = indices[bad[0]]
+        raise CryogradError(
+            "an image has no noise outside the particle: it was masked, or is free of noise",
+            f"image {particles.image_index[i] + 1} of {particles.stacks[particles.stack_index[i]]}",
+            "give unmasked images, or a smaller --particle-diameter if the mask is wider than the particle",
+        )
+
+
 def build_cache(
     particles: Particles,
     size: int,
@@ -246,6 +267,7 @@ def build_cache(
         for start in range(0, len(members), _CHUNK):
             chunk = members[start : start + _CHUNK]
             raw = normalise(particles.images(chunk), 0.5 * diameter / optics.pixel_size)
+            _refuse_without_noise(raw, particles, chunk)
             images[chunk] = resample(raw, optics, size, extent)
             done += len(chunk)
             if progress is not None:

@@ -214,16 +214,23 @@ def read_map(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.fl
     return density, _map_voxel_size(header) if voxel_size is None else voxel_size
 
 
+def refuse_constant(density: np.ndarray, path: Path) -> None:
+    """Refuse a map that shows nothing."""
+    if not np.ptp(density) > 0:
+        raise CryogradError("the map is the same everywhere", path, "give the map of a molecule")
+
+
 def _map_voxel_size(header: MrcHeader) -> float:
     """Voxel size in Å of a map, which must be there and the same along all axes."""
     x, y, z = header.voxel_size
     if not min(x, y, z) > 0:
-        raise CryogradError("the map has no voxel size", header.path, "give it with --pixel-size")
+        remedy = "write it into the map's header; simulate takes it as --pixel-size"
+        raise CryogradError("the map has no voxel size", header.path, remedy)
     if max(x, y, z) - min(x, y, z) > 1e-3 * x:
         raise CryogradError(
             f"the map's voxels are not cubes: {x:.4g} × {y:.4g} × {z:.4g} Å",
             header.path,
-            "resample it, or give the voxel size with --pixel-size",
+            "resample it",
         )
     return x
 
@@ -300,6 +307,12 @@ class StackWriter:
             )
         data = self._mrc.data
         assert data is not None
+        if not float(np.abs(images).max(initial=0.0)) <= float(np.finfo(data.dtype).max):
+            raise CryogradError(
+                f"the images' values are beyond the range of {data.dtype}",
+                self.path,
+                "write float32, or a lower signal-to-noise ratio",
+            )
         data[self.written : end] = images
         self.written = end
 

@@ -164,6 +164,11 @@ def pixel_size_of_row(row: Mapping[Hashable, Any], where: object) -> float:
     return 1e4 * _positive(row, "rlnDetectorPixelSize", where) / _positive(row, "rlnMagnification", where)
 
 
+def box_size_of_row(row: Mapping[Hashable, Any], where: object) -> int:
+    """Side of the images in pixels."""
+    return int(_positive(row, "rlnImageSize", where))
+
+
 def _number(row: Mapping[Hashable, Any], name: str, where: object, default: float = math.nan) -> float:
     """A finite number of a row, or the default where the column is absent."""
     try:

@@ -1,5 +1,6 @@
 """A particle set: metadata in Å and radians, and images read on demand from memory-mapped stacks."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -237,9 +238,9 @@ def read_particles(
     path = Path(path)
     if not path.is_file():
         raise CryogradError("the particle file does not exist", path, "check the path")
-    if path.suffix == ".star":
+    if path.suffix.lower() == ".star":
         from cryograd.data.star import read_star_tables as read_tables
-    elif path.suffix == ".cs":
+    elif path.suffix.lower() == ".cs":
         from cryograd.data.cryosparc import read_cryosparc_tables as read_tables
     else:
         raise CryogradError(
@@ -254,3 +255,11 @@ def read_particles(
         optics_table, table, path, pixel_size=pixel_size, require_images=require_images
     )
     return replace(particles, invert_contrast=invert_contrast)
+
+
+def image_names(particles: Particles) -> str:
+    """Digest of which images the particles are, in their order."""
+    digest = hashlib.sha256("\n".join(stack.name for stack in particles.stacks).encode())
+    digest.update(particles.stack_index.astype(np.int64).tobytes())
+    digest.update(particles.image_index.astype(np.int64).tobytes())
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from cryograd.data.mrc import read_header
 from cryograd.data.optics import (
     REQUIRED_COLUMNS,
     Optics,
+    box_size_of_row,
     has_pixel_size,
     optics_from_row,
     pixel_size_of_row,
@@ -62,7 +63,7 @@ def particles_from_tables(
     stacks, stack_index, image_index = _locate_images(table, source, require_images)
     rows = optics_table.to_dict("records")
     boxes = [
-        _box_size(row, [stacks[s] for s in stack_index[optics_index == group][:1]], require_images)
+        _box_size(row, source, [stacks[s] for s in stack_index[optics_index == group][:1]], require_images)
         for group, row in enumerate(rows)
     ]
     optics = tuple(
@@ -217,10 +218,10 @@ def _match_optics(
     return optics_table, index.astype(np.int64)
 
 
-def _box_size(row: Mapping[Hashable, Any], stacks: list[Path], require_images: bool) -> int:
+def _box_size(row: Mapping[Hashable, Any], where: Path, stacks: list[Path], require_images: bool) -> int:
     """Side of a group's images in pixels: ``rlnImageSize``, or else that of its first stack, or else 0."""
     if "rlnImageSize" in row:
-        return int(row["rlnImageSize"])
+        return box_size_of_row(row, where)
     return read_header(stacks[0]).shape[2] if require_images else 0
 
 

@@ -1,8 +1,8 @@
 """A Gaussian prior on the spectrum whose strength is measured as the run goes.
 
 A shell of which the images have said little is mostly noise, and noise in the map draws the images into
-false poses. How much of a shell is noise shows in half the difference D of two maps, one from the even and
-one from the odd particles: they share the map V that the poses come from and no image, so that D has the
+false poses. How much of a shell is noise shows in half the difference D of two maps, one from either half
+of the particles: they share the map V that the poses come from and no image, so that D has the
 noise of V and none of its signal. The prior's precision is the one at which the maximum a posteriori is the
 Wiener filter of the maximum likelihood.
 """
@@ -59,7 +59,9 @@ class SpectralPrior:
     @staticmethod
     def measured(volume: Tensor, difference: Tensor, curvature: Tensor) -> "SpectralPrior":
         """The prior under which the maximum a posteriori is the Wiener filter of the maximum likelihood."""
-        return SpectralPrior(noise_to_signal(volume, difference) * shell_means(curvature))
+        # Frequencies of the last shell beyond the radius are not open yet.
+        open_ = curvature > 0
+        return SpectralPrior(noise_to_signal(volume, difference) * shell_means(curvature) * open_)
 
     def gradient(self, volume: Tensor) -> Tensor:
         """Gradient of −log p(V) with respect to the voxels, shape (L, L, L)."""
