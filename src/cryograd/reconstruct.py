@@ -29,8 +29,12 @@ from cryograd.state import Candidate, PosteriorTable, State
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
 COARSE_RADIUS = 8.0
-# Cells of the shared grid per angle atan(1/r), and shift spacings per resolution element.
-ANGLE_CELLS, SHIFT_CELLS = 1.25, 3.2
+# Radius up to which one refinement is enough.
+MIDDLE_RADIUS = 14.0
+# Side of the shared grid's cells in angles atan(1/r), and shift spacings per resolution element; beyond the
+# middle radius, where two refinements have to reach the angles that the final radius needs, they are finer.
+ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
+FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 # Width of the shifts' prior as a fraction of the largest shift.
 SHIFT_SIGMA = 0.45
 # Å by which the mask of an image is wider than the particle once its centre is known.
@@ -224,15 +228,16 @@ def _whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -
 def _search(setup: Setup, radius: float, iteration: int) -> Search:
     """How poses are searched at a radius: exhaustively up to a point, from there on by refining cells."""
     rng = np.random.default_rng([setup.seed, 2, iteration])
-    coarse = min(radius, COARSE_RADIUS)
-    rotations = RotationGrid.covering(ANGLE_CELLS * angular_spacing(coarse), setup.group).turned(rng)
-    shifts = _shifts(setup, coarse, rng.uniform(-0.5, 0.5, 2))
+    coarse, fine = min(radius, COARSE_RADIUS), radius > MIDDLE_RADIUS
+    angle_cells, shift_cells = (FINE_ANGLE_CELLS, FINE_SHIFT_CELLS) if fine else (ANGLE_CELLS, SHIFT_CELLS)
+    rotations = RotationGrid.covering(angle_cells * angular_spacing(coarse), setup.group).turned(rng)
+    shifts = _shifts(setup, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
     if radius <= COARSE_RADIUS:
         levels = ()
-    elif radius <= 14.0:
-        levels = (Level(48, 8, radius),)
+    elif fine:
+        levels = (Level(48, 8, MIDDLE_RADIUS), Level(12, 8, radius))
     else:
-        levels = (Level(48, 8, 14.0), Level(12, 8, radius))
+        levels = (Level(48, 8, radius),)
     return Search(coarse, rotations, shifts, levels, None if setup.sampler is None else iteration)
 
 
@@ -245,7 +250,9 @@ def _drawn(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sa
     if setup.sampler is None or state.stage == "starts":
         return None
     remembered = [state.memory.recall(i) for i in indices]
-    quadrature = PoseGrid.covering(angular_spacing(radius), setup.group, _shifts(setup, radius))
+    quadrature = PoseGrid.covering(
+        angular_spacing(radius), setup.group, _shifts(setup, radius, FINE_SHIFT_CELLS)
+    )
     draws = []
     for index, seen in zip(indices, remembered, strict=True):
         if seen is None or seen.iteration < setup.sampler.annealing.period:
@@ -255,7 +262,7 @@ def _drawn(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sa
     return Sampling(quadrature, draws, state.iteration)
 
 
-def _shifts(setup: Setup, radius: float, offset: np.ndarray | None = None) -> ShiftGrid:
-    """Shifts as dense as a radius needs."""
+def _shifts(setup: Setup, radius: float, cells: float, offset: np.ndarray | None = None) -> ShiftGrid:
+    """Shifts with so many spacings per resolution element of a radius."""
     sigma = max(SHIFT_SIGMA * setup.max_shift, setup.images.extent / setup.images.size)
-    return ShiftGrid.covering(setup.images.extent / radius / SHIFT_CELLS, setup.max_shift, sigma, offset)
+    return ShiftGrid.covering(setup.images.extent / radius / cells, setup.max_shift, sigma, offset)

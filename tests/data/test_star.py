@@ -235,3 +235,14 @@ def test_relion_projections(shared_data: Path) -> None:
     assert particles.images(np.arange(24)).shape == (24, 64, 64)
     # The file has both; Å is meant.
     np.testing.assert_allclose(particles.shifts, table[["rlnOriginXAngst", "rlnOriginYAngst"]])
+
+
+@pytest.mark.parametrize("value", ["nan", "abc", "0"])
+def test_a_box_size_that_is_none_is_refused(make_star: Maker, value: str) -> None:
+    with pytest.raises(CryogradError, match="rlnImageSize is"):
+        read_particles(make_star(optics=[f"opticsGroup1 1 300.0 2.7 0.1 1.5 {value}"]))
+
+
+def test_the_ending_of_the_name_may_be_in_capitals(make_star: Maker) -> None:
+    path = make_star()
+    assert len(read_particles(path.rename(path.with_suffix(".STAR")))) == 4
