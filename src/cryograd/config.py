@@ -206,3 +206,4 @@ class Report(Command):
     """Rebuild report.html from the files of a run."""
 
     folder: Path = option(..., "Folder of a run.", positional=True)
+    json_output: bool = _json_option()

@@ -1,6 +1,7 @@
 """What a run derives from its data and options before the first iteration."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,7 +81,9 @@ class Setup:
         return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
 
 
-def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
+def prepare(
+    particles: Particles, config: Abinitio, reading: Callable[[int, int], None] | None = None
+) -> tuple[Setup, State]:
     """Read the images and make everything that the first iteration needs."""
     device = _device(config.device)
     extent = max(o.box_size * o.pixel_size for o in particles.optics)
@@ -89,7 +92,7 @@ def prepare(particles: Particles, config: Abinitio) -> tuple[Setup, State]:
     size = _working_size(finest, particles)
     _refuse_sizes(config, extent, extent / size)
     diameter = config.particle_diameter or 0.9 * extent
-    images = build_cache(particles, size, extent, diameter, device)
+    images = build_cache(particles, size, extent, diameter, device, reading)
     radius = 0.5 * diameter / extent * size
     mask = _solvent_mask(config.mask, size, extent, radius).to(device)
     noise = _corner_noise(images, radius)

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +43,12 @@ MASK_MARGIN = 10.0
 NOISE_RATE, EVIDENCE_RATE = 0.2, 0.3
 
 
-def abinitio(particles: Particles, config: Abinitio, resume: State | None = None) -> Iterator[State]:
+def abinitio(
+    particles: Particles,
+    config: Abinitio,
+    resume: State | None = None,
+    reading: Callable[[int, int], None] | None = None,
+) -> Iterator[State]:
     """Reconstruct a map from a random start.
 
     Parameters
@@ -54,6 +59,8 @@ def abinitio(particles: Particles, config: Abinitio, resume: State | None = None
         Options.
     resume
         A state to go on from.
+    reading
+        Called with the number of images read and the number of all.
 
     Yields
     ------
@@ -65,7 +72,7 @@ def abinitio(particles: Particles, config: Abinitio, resume: State | None = None
     CryogradError
         An image, the mask or an option does not fit.
     """
-    setup, start = prepare(particles, config)
+    setup, start = prepare(particles, config, reading)
     state = start if resume is None else resume.to(setup.images.device)
     while state.iteration < setup.plan.total:
         began = time.perf_counter()

@@ -125,9 +125,15 @@ class FakeEngine:
     before_iteration: Callable[[int], None] = field(default=lambda iteration: None)
 
     def abinitio(
-        self, particles: Particles, config: Any, resume: FakeState | None = None
+        self,
+        particles: Particles,
+        config: Any,
+        resume: FakeState | None = None,
+        reading: Callable[[int, int], None] | None = None,
     ) -> Iterator[FakeState]:
         n = len(particles)
+        if reading is not None:
+            reading(n, n)
         first = 1 if resume is None else resume.iteration + 1
         volume = torch.zeros(BOX, BOX, BOX) if resume is None else resume.volume
         history = [] if resume is None else list(resume.history)

@@ -179,7 +179,8 @@ def test_an_unfinished_run_can_be_reported(
 ) -> None:
     engine.before_iteration = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 2 else None
     abinitio(tmp_path / "run")
-    assert cryograd_command("report", tmp_path / "run").status == 0
+    outcome = cryograd_command("report", tmp_path / "run", "--json")
+    assert json.loads(outcome.out) == {"report": str(tmp_path / "run/report.html")}
     assert "not finished" in (tmp_path / "run/report.html").read_text()
 
 

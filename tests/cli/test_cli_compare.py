@@ -161,3 +161,9 @@ def test_a_map_without_anything_is_refused(
     write_map(tmp_path / "empty.mrc", np.zeros_like(lumps()), 4.0)
     for pair in ((maps[0], tmp_path / "empty.mrc"), (tmp_path / "empty.mrc", maps[0])):
         assert refused("compare", *pair).startswith("the map is the same everywhere")
+
+
+@pytest.mark.parametrize("option", ["--mask-radius", "--output"])
+def test_options_of_maps_are_refused_for_poses(simulated: Path, refused: Callable, option: str) -> None:
+    star = simulated / "particles.star"
+    assert refused("compare", star, star, option, "20").startswith("poses have no map")

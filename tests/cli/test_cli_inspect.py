@@ -128,6 +128,15 @@ def test_an_output_below_a_file_is_refused(simulated: Path, refused: Callable, t
 
 
 @pytest.mark.realdata
+def test_masked_images_are_found(simulated: Path, inspect: Callable, tmp_path: Path) -> None:
+    def mask(images: np.ndarray) -> None:
+        axis = np.arange(images.shape[-1]) - images.shape[-1] // 2
+        images[:3, np.hypot(*np.meshgrid(axis, axis)) > 5] = 0.0
+
+    facts = inspect(copied(simulated, tmp_path, mask))
+    assert any(text.startswith("3 of 24 sampled images have no noise") for text in facts["findings"])
+
+
 def test_the_particle_file_is_not_overwritten(simulated: Path, refused: Callable) -> None:
     star = simulated / "particles.star"
     before = star.read_text()

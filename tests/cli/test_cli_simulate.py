@@ -119,6 +119,7 @@ def test_a_subunit_must_exist(volume: Path, refused: Callable, tmp_path: Path) -
     ("options", "what"),
     [
         (["--optics-groups", 9, "--particles", 5], "5 particles cannot fill 9 optics groups"),
+        (["--model-b-factor", 100], "a map is not blurred"),
         (["--particle-diameter", 0.1], "a particle diameter of 0.1 Å does not fit a box of 64 Å"),
         (["--particle-diameter", 65], "a particle diameter of 65 Å does not fit a box of 64 Å"),
         (["--float16", "--snr", 1e12], "the images' values are beyond the range of float16"),

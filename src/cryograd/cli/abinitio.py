@@ -101,7 +101,7 @@ def _reconstruct(
         stop = stack.enter_context(StopRequest())
         progress = stack.enter_context(Progress())
         try:
-            for state in reconstruct.abinitio(particles, config, resume=before):
+            for state in reconstruct.abinitio(particles, config, before, progress.reading):
                 folder.append_log(state.history[-1])
                 progress.show(state)
                 if schedule.due() or stop.requested:

@@ -25,10 +25,10 @@ def run(config: Compare) -> dict[str, Any]:
     """Compare what the two files hold."""
     files = [path.suffix.lower() in _PARTICLES for path in (config.first, config.second)]
     if all(files):
-        if config.output is not None:
-            raise CryogradError(
-                "poses give no aligned map", f"cryograd compare --output {config.output}", "leave it out"
-            )
+        for name in ("output", "mask_radius"):
+            if getattr(config, name) is not None:
+                option = f"--{name.replace('_', '-')} {getattr(config, name)}"
+                raise CryogradError("poses have no map", f"cryograd compare {option}", "leave it out")
         return _compare_poses(config)
     if any(files):
         raise CryogradError(

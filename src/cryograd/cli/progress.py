@@ -57,6 +57,10 @@ class Progress:
         """Print a line above the progress, terminal or not."""
         self._bar.console.print(text, highlight=False, soft_wrap=True)
 
+    def reading(self, done: int, total: int) -> None:
+        """Show how many images have been read."""
+        self._bar.update(self._task, completed=done, total=total)
+
     def show(self, state: "State") -> None:
         """Show an iteration."""
         self._bar.update(

@@ -47,6 +47,8 @@ def run(config: Simulate) -> dict[str, Any]:
     is_map = config.model.suffix.lower() in _MAP_SUFFIXES
     if is_map and config.subunit:
         raise CryogradError("subunits need an atomic model", config.model, "leave out --subunit")
+    if is_map and config.model_b_factor:
+        raise CryogradError("a map is not blurred", config.model, "leave out --model-b-factor")
     for path in config.subunit:
         if not path.is_file():
             raise CryogradError("the subunit does not exist", path, "check the path")

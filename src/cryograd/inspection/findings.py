@@ -79,6 +79,11 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
         )
     if not images["sampled"]:
         return
+    if images["masked"]:
+        yield (
+            f"{images['masked']} of {images['sampled']} sampled images have no noise outside the particle; "
+            "give images that are not masked"
+        )
     if images["contrast"] == "dark":
         remedy = "leave out --invert-contrast" if inverted else "add --invert-contrast"
         yield f"the protein is dark in the images; {remedy}"

@@ -18,6 +18,8 @@ _INNER, _OUTER = 0.25, 0.45
 _BORDER = 4
 # Standard errors by which the particle must differ from the background before its contrast counts as known.
 _SIGNIFICANT = 4.0
+# Variance of the particle over that of its background, beyond which the background was set to a value.
+_MASKED = 1e6
 
 
 @dataclass(frozen=True)
@@ -170,4 +172,6 @@ def _summary(measured: FloatArray) -> dict[str, Any]:
         "contrast_sigma": sigma,
         "brightness": float(difference.mean()),
         "snr": max(0.0, float(np.median(ratio)) - 1.0),
+        # The background's standard deviation against the particle's: nothing where it was masked.
+        "masked": int(np.count_nonzero(ratio > _MASKED)),
     }
