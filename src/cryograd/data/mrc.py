@@ -307,7 +307,8 @@ class StackWriter:
             )
         data = self._mrc.data
         assert data is not None
-        if not float(np.abs(images).max(initial=0.0)) <= float(np.finfo(data.dtype).max):
+        largest = np.abs(images).max(initial=0.0, where=np.isfinite(images))
+        if largest > np.finfo(data.dtype).max:
             raise CryogradError(
                 f"the images' values are beyond the range of {data.dtype}",
                 self.path,
