@@ -113,37 +113,31 @@ def _advance(
     step: Step,
     mask: Tensor,
 ) -> tuple[Candidate, Evaluation]:
-    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior.
-
-    Once images have poses of their own, the difference of the half-sets' maps takes the same step, and what
-    it says of the noise becomes a prior on the spectrum.
-    """
+    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior."""
     found = likelihood.evaluate(candidate.volume, batch, search)
     gradient, curvature = found.gradient, found.curvature
     difference, difference_solver = candidate.difference, candidate.difference_solver
-    statistics = found.inference.statistics
-    if statistics.image is not None:
+    # Once images have poses of their own, halves of them say how much of the map is noise.
+    if found.inference.statistics.image is not None:
         spectral = SpectralPrior.measured(candidate.volume, difference, curvature)
         gradient = gradient + spectral.gradient(candidate.volume)
         curvature = curvature + spectral.precision
-        misfit = likelihood.difference_gradient(difference, statistics, half)
+        slope = likelihood.difference_gradient(difference, found.inference.statistics, half)
+        slope = slope + spectral.gradient(difference)
         difference, difference_solver = setup.solver.step(
-            difference_solver,
-            difference,
-            misfit + spectral.gradient(difference),
-            curvature,
-            step.radius,
-            step.rate,
+            difference_solver, difference, slope, curvature, step.radius, step.rate
         )
     volume, solver = setup.solver.step(
         candidate.solver, candidate.volume, gradient, curvature, step.radius, step.rate
     )
     volume = _apply_prior(setup, volume * mask, found.curvature, step.rate)
-    # Per coefficient, so that the running mean does not jump when the radius grows.
-    evidence = -found.value / len(likelihood.disc)
-    if math.isfinite(candidate.evidence):
-        evidence = (1.0 - EVIDENCE_RATE) * candidate.evidence + EVIDENCE_RATE * evidence
+    evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
     return Candidate(volume, solver, difference * mask, difference_solver, evidence), found
+
+
+def _running_evidence(before: float, now: float) -> float:
+    """Running mean of the log evidence, per coefficient so that it does not jump when the radius grows."""
+    return (1.0 - EVIDENCE_RATE) * before + EVIDENCE_RATE * now if math.isfinite(before) else now
 
 
 def _apply_prior(setup: Setup, volume: Tensor, curvature: Tensor, rate: float) -> Tensor:
