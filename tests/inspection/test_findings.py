@@ -26,7 +26,14 @@ FACTS = {
     "duplicates": 0,
     "half_sets": None,
     "inverted": False,
-    "images": {"broken": 0, "at_edge": 0, "sampled": 9, "contrast": "bright", "normalised": True},
+    "images": {
+        "broken": 0,
+        "at_edge": 0,
+        "masked": 0,
+        "sampled": 9,
+        "contrast": "bright",
+        "normalised": True,
+    },
     "ctf": [{"agreement": 0.8, "reliability": 0.9, "best_factor": 1.0, "best_agreement": 0.8}],
 }
 
@@ -65,6 +72,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
         ("half_sets", {"0": 3, "1": 4}, "instead of 1 and 2"),
         ("half_sets", {"1": 10, "2": 90}, "uneven: 10 and 90"),
         ("images.at_edge", 4, "4 images reach over the edge"),
+        ("images.masked", 5, "5 of 9 sampled images have no noise outside the particle"),
         ("images.contrast", "dark", "add --invert-contrast"),
         ("images.contrast", "unclear", "contrast is unclear"),
         ("ctf.0.agreement", 0.1, "do not fit the CTF (correlation 0.10)"),
