@@ -193,7 +193,7 @@ class Compare(Command):
 
 
 class Demo(Command):
-    """Simulate a small molecule, reconstruct it and compare it with the truth: about a minute."""
+    """Simulate a small molecule, reconstruct it and compare it with the truth: one or two minutes."""
 
     output: Path = option(Path("cryograd-demo"), "Folder for the results.", short="-o")
     particles: PositiveInt = option(500, "Number of images.", ge=50)
