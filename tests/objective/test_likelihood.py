@@ -138,6 +138,20 @@ def test_refined_search_that_keeps_everything_agrees_with_brute_force(name, monk
     assert torch.allclose(found.inference.residual.double(), brute.residual(volume), rtol=1e-3, atol=1e-4)
 
 
+def test_the_shift_is_the_mean_at_the_best_rotation():
+    everything = Level(10**6, 10**6, RADIUS)
+    volume, batch, search = a_volume(), a_batch(n=3), shared_search("C1", (everything,))
+    brute = brute_force_of_children("C1", batch, search)
+    poses = MarginalLikelihood(SIZE, EXTENT, RADIUS).infer(volume.float(), batch, search).poses
+    logits = brute.logits(volume).view(len(batch), -1, len(brute.rotations))
+    shifts = split_shifts(torch.from_numpy(search.shifts.shifts), search.shifts.spacing).flatten(0, 1)
+    for i in range(len(batch)):
+        best = torch.logsumexp(logits[i], dim=0).argmax()
+        assert torch.allclose(poses.rotations[i].double(), brute.rotations[best], atol=1e-5)
+        mean = torch.softmax(logits[i, :, best], dim=0) @ shifts
+        assert torch.allclose(poses.shifts[i].double(), mean, atol=1e-3)
+
+
 def test_refined_search_needs_few_cells_of_a_sharp_posterior():
     volume, batch = 3 * a_volume(seed=5), a_batch(n=4, gain=3)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)

@@ -217,13 +217,15 @@ class PoseInference:
 
     def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
         """Best pose, evidence and entropy of a block of images."""
-        rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
+        rotation = local.joint.sum(dim=1)
         rows = torch.arange(len(rotation), device=rotation.device)
         probability, best = rotation.max(dim=1)
+        # The mean shift at the best rotation: finer than the cells.
+        shift = local.joint[rows, :, best] / probability[:, None]
         weight = log_cell_weight(cells, search.rotations, search.shifts)
         return Poses(
             cells.rotations[rows, best],
-            cells.shifts[rows, shift.argmax(dim=1)],
+            (shift[:, :, None] * cells.shifts).sum(dim=1),
             local.log_evidence + batch.log_norm + weight,
             rotation_entropy(rotation),
             probability,
