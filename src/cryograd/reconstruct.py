@@ -250,16 +250,18 @@ def _drawn(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sa
     """
     if setup.sampler is None or state.stage == "starts":
         return None
+    sampler = setup.sampler
     remembered = [state.memory.recall(i) for i in indices]
+    trusted = [seen for seen in remembered if seen is not None and seen.iteration >= sampler.annealing.period]
+    if len(trusted) < len(remembered):
+        return None
     quadrature = PoseGrid.covering(
         angular_spacing(radius), setup.group, _shifts(setup, radius, FINE_SHIFT_CELLS)
     )
-    draws = []
-    for index, seen in zip(indices, remembered, strict=True):
-        if seen is None or seen.iteration < setup.sampler.annealing.period:
-            return None
-        rng = np.random.default_rng([setup.seed, 4, state.iteration, int(index)])
-        draws.append(setup.sampler.draw(seen, quadrature, rng))
+    draws = [
+        sampler.draw(seen, quadrature, np.random.default_rng([setup.seed, 4, state.iteration, int(index)]))
+        for index, seen in zip(indices, trusted, strict=True)
+    ]
     return Sampling(quadrature, draws, state.iteration)
 
 

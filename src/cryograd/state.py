@@ -71,7 +71,7 @@ class PosteriorTable:
     Parameters
     ----------
     rotations, shifts
-        Most probable pose: matrices (n, 3, 3), origin offsets (n, 2) in Å.
+        Best rotation (n, 3, 3), and the mean origin offset at it (n, 2) in Å.
     log_evidence, entropy, max_probability
         Shape (n,); the entropy in nats.
     visited

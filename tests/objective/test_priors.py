@@ -56,12 +56,18 @@ def test_gaussian_is_minus_log_density() -> None:
     assert Gaussian(scale=0.3, weight=0.5).value(volume) == pytest.approx(0.5 * 0.5 * 0.36 / 0.09)
 
 
-def test_smooth_density_costs_less_than_rough_density_of_the_same_power() -> None:
-    prior = ConditionalAutoregressive(1.0)
-    rough = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(2))
-    smooth = torch.nn.functional.avg_pool3d(rough[None], 5, stride=1, padding=2)[0]
-    smooth = smooth * (rough.norm() / smooth.norm())
-    assert prior.value(smooth) < 0.4 * prior.value(rough)
+def test_waves_cost_what_their_neighbours_differ_from_them() -> None:
+    prior = ConditionalAutoregressive(1.0, 75.0**2)
+    x = torch.arange(48, dtype=torch.float64)
+    line = torch.exp(-0.5 * (torch.arange(-2.0, 3.0, dtype=torch.float64) / 0.5) ** 2)
+    for period in (24.0, 6.0, 2.0):
+        wave = torch.cos(2 * math.pi * x / period)[:, None, None].expand(48, 48, 48)
+        gain = float((line * torch.cos(2 * math.pi * torch.arange(-2.0, 3.0) / period)).sum())
+        # W of a plane wave: the other two axes see a constant, and the centre counts nothing.
+        mean = (gain * line.sum() ** 2 - 1.0) / (line.sum() ** 3 - 1.0)
+        inside = (slice(2, -2),) * 3
+        expected = (1.0 - mean) * wave[inside]
+        assert torch.allclose(prior.gradient(wave)[inside], expected, atol=1e-9)
 
 
 def test_the_neighbours_of_a_voxel_have_weight_one_together() -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from cryograd.fourier import HalfDisc
 
@@ -21,7 +21,7 @@ def _cuda_kernels() -> ModuleType:
     return kernels_cuda
 
 
-@torch.library.custom_op("cryograd::sample_grid", mutates_args=())
+@library.custom_op("cryograd::sample_grid", mutates_args=())
 def sample_grid(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -> Tensor:
     """Trilinear values (J, K, 2) of a half-space grid (D, D, H, 2) at ``scale · Rᵀ p``; see `Projector`."""
     if grid.is_cuda:
@@ -32,7 +32,7 @@ def sample_grid(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -
     return torch.from_numpy(out)
 
 
-@torch.library.custom_op("cryograd::insert_grid", mutates_args=())
+@library.custom_op("cryograd::insert_grid", mutates_args=())
 def insert_grid(values: Tensor, rotations: Tensor, points: Tensor, scale: float, half: int) -> Tensor:
     """Adjoint of `sample_grid`: the half-space grid (2·half+1, 2·half+1, half+1, 2) of values (J, K, 2)."""
     if values.is_cuda:

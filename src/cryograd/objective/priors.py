@@ -32,8 +32,16 @@ class Prior(Protocol):
         ...
 
 
+class _AnyDensity:
+    """A prior that allows all densities."""
+
+    def project(self, volume: Tensor) -> Tensor:
+        """The volume itself."""
+        return volume
+
+
 @dataclass(frozen=True)
-class Improper:
+class Improper(_AnyDensity):
     """All densities are equally probable."""
 
     def value(self, volume: Tensor) -> float:
@@ -47,10 +55,6 @@ class Improper:
     def curvature(self, volume: Tensor) -> float:
         """Zero."""
         return 0.0
-
-    def project(self, volume: Tensor) -> Tensor:
-        """The volume itself."""
-        return volume
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Exponential:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_AnyDensity):
     """p(v) ∝ exp(−λ v² / 2 s²): density is near zero.
 
     Parameters
@@ -114,13 +118,9 @@ class Gaussian:
         """λ / s²."""
         return self.weight / self.scale**2
 
-    def project(self, volume: Tensor) -> Tensor:
-        """The volume itself."""
-        return volume
-
 
 @dataclass(frozen=True)
-class ConditionalAutoregressive:
+class ConditionalAutoregressive(_AnyDensity):
     """−log p = λ vᵀ (I − W) v / 2 (75 s)²: a voxel is near the mean of its neighbours (CAR, CVPR 2015).
 
     W is a normalised Gaussian without its centre.
@@ -152,10 +152,6 @@ class ConditionalAutoregressive:
     def curvature(self, volume: Tensor) -> float:
         """2 λ / (75 s)²: W's eigenvalues lie within ±1."""
         return 2.0 * self.weight / (CAR_SCALE * self.scale) ** 2
-
-    def project(self, volume: Tensor) -> Tensor:
-        """The volume itself."""
-        return volume
 
 
 # The priors that are on the scale of the data, by the names of the option.

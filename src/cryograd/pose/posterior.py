@@ -59,7 +59,8 @@ class Poses:
     Parameters
     ----------
     rotations, shifts
-        The most probable pose: matrices (B, 3, 3) and origin offsets (B, 2) in Å.
+        The most probable rotation (B, 3, 3), and the origin offset (B, 2) in Å: the mean at that rotation, or
+        the most probable one where only the shared grid was used.
     log_evidence
         log p(X | V), shape (B,).
     entropy

@@ -111,20 +111,21 @@ def evaluate_sampled(
         quadrature.angle,
         quadrature.shifts.spacing,
     )
-    weights = torch.as_tensor(log_rotation.reshape(1, -1), **like), torch.as_tensor(log_shift[None], **like)
-    local = evaluate_local(batch, cells, grid, projector, points, frequencies, *weights)
-    return Sampled(cells, local, _poses(batch, cells, local, *weights))
+    by_rotation = torch.as_tensor(log_rotation.reshape(1, -1), **like)
+    by_shift = torch.as_tensor(log_shift[None], **like)
+    local = evaluate_local(batch, cells, grid, projector, points, frequencies, by_rotation, by_shift)
+    return Sampled(cells, local, _poses(batch, cells, local, by_rotation))
 
 
-def _poses(batch: Batch, cells: Cells, local: Local, log_rotation: Tensor, log_shift: Tensor) -> Poses:
+def _poses(batch: Batch, cells: Cells, local: Local, log_rotation: Tensor) -> Poses:
     """Best pose, evidence and entropy of one image."""
-    rotation, shift = local.joint.sum(dim=1), local.joint.sum(dim=2)
-    # The best pose is that of the largest density, however often it was drawn.
-    best_rotation = (rotation.log() - log_rotation).argmax(dim=1)
-    best_shift = (shift.log() - log_shift).argmax(dim=1)
+    rotation = local.joint.sum(dim=1)
+    # The best rotation is that of the largest density, however often it was drawn.
+    best = int((rotation.log() - log_rotation).argmax())
+    shift = local.joint[:, :, best] / rotation[:, best]
     return Poses(
-        cells.rotations[:, best_rotation][:, 0],
-        cells.shifts[:, best_shift][:, 0],
+        cells.rotations[:, best],
+        (shift[:, :, None] * cells.shifts).sum(dim=1),
         local.log_evidence + batch.log_norm,
         rotation_entropy(rotation),
         rotation.max(dim=1).values,
