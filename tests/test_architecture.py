@@ -26,6 +26,7 @@ LAYERS = [
     {"validation"},
     {"state"},
     {"prepare"},
+    {"minibatch"},
     {"reconstruct"},
     {"checkpoint", "inspection"},
     {"report"},

@@ -120,7 +120,23 @@ class Abinitio(Command):
     samples: PositiveFloat = option(
         10.0, "Poses drawn by importance sampling, as a multiple of the proposal's effective size."
     )
-    minibatch: PositiveInt = option(200, "Images used in an iteration.")
+    solver: Literal["preconditioned", "sagd", "sgd", "em", "projection-matching"] = option(
+        "preconditioned",
+        "How the map is changed: by 'preconditioned' stochastic gradient steps, the stochastic average "
+        "gradient 'sagd', 'sgd' with momentum, or all images at a time by 'em' or 'projection-matching'.",
+    )
+    minibatch: PositiveInt = option(
+        200, "Images used in an iteration; 'em' and 'projection-matching' use all."
+    )
+    iterations: PositiveInt | None = option(
+        None, "Iterations that change the map. [default: by solver and number of images]", ge=3
+    )
+    starts: PositiveInt = option(4, "Random starts, of which the best is kept.")
+    held_out: NonNegativeInt | None = option(
+        None,
+        "Images that are kept apart; when their evidence under the map no longer grows at the final "
+        "resolution, the run ends. [default: 100 for 'sagd' and 'sgd', else none]",
+    )
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
     threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")

@@ -25,8 +25,12 @@ from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
 from cryograd.rotations import random_rotations
+from cryograd.solvers.em import EM
 from cryograd.solvers.preconditioned import Preconditioned
+from cryograd.solvers.protocol import Solver
+from cryograd.solvers.sagd import SAGD, gradient_bytes
 from cryograd.solvers.schedule import March
+from cryograd.solvers.sgd import SGD
 from cryograd.state import Candidate, PosteriorTable, State
 from cryograd.validation.fsc import soft_sphere
 
@@ -34,8 +38,25 @@ from cryograd.validation.fsc import soft_sphere
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
 # Radius at which large particles start, which 40 Å would show too much of.
 COARSEST_RADIUS = 6.0
-# Iterations at the final radius take every image once within these bounds.
+# Iterations until one start is left, of the march, and at the final radius; None where these take every
+# image once within bounds.
+STAGES: dict[str, tuple[int, int, int | None]] = {
+    "preconditioned": (24, 32, None),
+    "sagd": (60, 240, 150),
+    "sgd": (60, 240, 150),
+    "em": (6, 12, 4),
+    "projection-matching": (6, 12, 4),
+}
 SETTLE = (14, 50)
+# Images held out by default where some are, and bytes that the gradients of all minibatches may take.
+HELD_OUT, MEMORY_BYTES = 100, 2 * 2**30
+SOLVERS: dict[str, Solver] = {
+    "preconditioned": Preconditioned(),
+    "sagd": SAGD(),
+    "sgd": SGD(),
+    "em": EM(),
+    "projection-matching": EM(),
+}
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
 
@@ -62,12 +83,18 @@ class Setup:
         How poses are drawn; None where they are searched.
     half
         Half of each particle for the map's noise, shape (n,), bool.
+    train, held_out
+        Particles that change the map, and those whose evidence under it says when it is done.
+    partition
+        The minibatches of the former, for solvers that want fixed ones.
+    hard
+        Whether each image counts at its best pose alone.
     """
 
     images: ImageCache
     plan: March
     max_shift: float
-    solver: Preconditioned
+    solver: Solver
     prior: Prior
     seed: int
     symmetry: str
@@ -75,6 +102,15 @@ class Setup:
     precision: str
     sampler: Sampler | None
     half: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+    partition: tuple[np.ndarray, ...]
+    hard: bool
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the map's noise is measured, for the prior on the spectrum."""
+        return isinstance(self.solver, Preconditioned)
 
     def likelihood(self, radius: float) -> MarginalLikelihood:
         """The likelihood at a radius."""
@@ -99,32 +135,35 @@ def prepare(
     max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
     group = group_matrices(config.symmetry)
     start = extent / _start_resolution(extent, config)
-    settle = min(max(math.ceil(len(particles) / config.minibatch), SETTLE[0]), SETTLE[1])
-    plan = March(
-        len(particles),
-        start,
-        min(max(SELECT_RADIUS, start), finest),
-        finest,
-        minibatch=config.minibatch,
-        settle=settle,
-        # The longer it settles, the more images the last map averages.
-        last_rate=0.2 * SETTLE[0] / settle,
+    held_out, train = np.split(
+        np.random.default_rng([config.seed, 6]).permutation(len(particles)),
+        [_held_out(config, len(particles))],
+    )
+    held_out, train = np.sort(held_out), np.sort(train)
+    solver = SOLVERS[config.solver]
+    minibatch = len(train) if solver.batch else _minibatch_size(config, solver, len(train), finest)
+    plan = _plan(
+        config, solver, len(particles), minibatch, (start, min(max(SELECT_RADIUS, start), finest), finest)
     )
     setup = Setup(
         images,
         plan,
         max_shift,
-        Preconditioned(),
+        solver,
         Improper(),
         config.seed,
         config.symmetry,
         group,
         scoring_precision(device.type),
-        Sampler.over(plan.optimisation, config.samples) if config.proposal == "importance" else None,
+        Sampler.over(plan.optimisation, config.samples, group) if config.proposal == "importance" else None,
         # Not by order: files may alternate between optics groups.
         np.random.default_rng([config.seed, 5]).permutation(len(particles)) % 2 == 1,
+        train,
+        held_out,
+        _partition(train, minibatch, config.seed),
+        config.solver == "projection-matching",
     )
-    candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(plan.candidates))
+    candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(config.starts))
     if config.prior in SCALED:
         scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
         setup = replace(setup, prior=SCALED[config.prior](scale, config.prior_weight))
@@ -148,6 +187,58 @@ def prepare(
     return setup, state
 
 
+def _held_out(config: Abinitio, n: int) -> int:
+    """Particles that are held out: as many as asked for, or the papers' number for the papers' solvers."""
+    if config.held_out is None:
+        return min(HELD_OUT, n // 10) if config.solver in ("sagd", "sgd") else 0
+    if config.held_out > n // 2:
+        raise CryogradError(
+            f"--held-out {config.held_out} leaves too few of {n} particles",
+            config.particles,
+            f"hold out {n // 2} or fewer",
+        )
+    return config.held_out
+
+
+def _minibatch_size(config: Abinitio, solver: Solver, n: int, radius: float) -> int:
+    """Images in an iteration: more than asked for where all minibatches' gradients took too much memory."""
+    if not solver.partitioned:
+        return min(config.minibatch, n)
+    most = max(1, int(MEMORY_BYTES // gradient_bytes(radius)))
+    return min(max(config.minibatch, math.ceil(n / most)), n)
+
+
+def _partition(train: np.ndarray, minibatch: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Minibatches of nearly equal size, of random particles."""
+    shuffled = np.random.default_rng([seed, 7]).permutation(train)
+    return tuple(np.sort(part) for part in np.array_split(shuffled, math.ceil(len(train) / minibatch)))
+
+
+def _plan(
+    config: Abinitio, solver: Solver, n: int, minibatch: int, radii: tuple[float, float, float]
+) -> March:
+    """How long each stage is."""
+    select, march, settle = STAGES[config.solver]
+    if settle is None:
+        settle = min(max(math.ceil(n / minibatch), SETTLE[0]), SETTLE[1])
+    if config.iterations is not None:
+        shares = np.cumsum([select, march, settle]) / (select + march + settle)
+        ends = np.maximum(np.rint(config.iterations * shares), [1, 2, 3]).astype(int)
+        select, march, settle = (int(x) for x in np.diff(ends, prepend=0))
+    return March(
+        n,
+        *radii,
+        candidates=config.starts,
+        minibatch=minibatch,
+        start_minibatch=math.ceil(minibatch / 2) if config.solver == "preconditioned" else minibatch,
+        select=select,
+        march=march,
+        settle=settle,
+        # The longer it settles, the more images the last map averages.
+        last_rate=0.2 * SETTLE[0] / settle if config.solver == "preconditioned" else 1.0,
+    )
+
+
 def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, number: int) -> Candidate:
     """A random volume scaled so that its projections have half the amplitude of the images' signal."""
     rng = np.random.default_rng([setup.seed, 3, number])
@@ -164,8 +255,8 @@ def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, numbe
     model = float(((loaded.ctf * slices).abs().square() / variance).mean())
     # Images without excess power at low resolution still get a start of some size.
     volume = volume * (0.5 * math.sqrt(max(signal, 1e-3) / model))
-    empty = torch.zeros_like(volume)
-    return Candidate(volume, setup.solver.init(volume), empty, setup.solver.init(empty), -math.inf)
+    halves = (torch.zeros_like(volume), setup.solver.init(volume)) if setup.spectral else (None, None)
+    return Candidate(volume, setup.solver.init(volume), *halves, -math.inf)
 
 
 def _corner_noise(images: ImageCache, radius: float) -> Noise:

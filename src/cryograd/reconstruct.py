@@ -13,34 +13,21 @@ import torch
 from torch import Tensor
 
 from cryograd.config import Abinitio
-from cryograd.data.cache import Loaded
 from cryograd.data.particles import Particles
-from cryograd.fourier import HalfDisc
+from cryograd.minibatch import drawn_poses, minibatch, search_at, whitened
 from cryograd.model.noise import Noise
-from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
+from cryograd.objective.likelihood import Evaluation, Halves
 from cryograd.objective.shrinkage import SpectralPrior
-from cryograd.pose.inference import Level, Search
-from cryograd.pose.posterior import Batch, Poses
-from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
-from cryograd.pose.sampling import Sampling
+from cryograd.pose.posterior import Poses
 from cryograd.prepare import Setup, prepare
+from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
 
-# Radius in Fourier pixels up to which the pose search is exhaustive.
-COARSE_RADIUS = 8.0
-# Radius up to which one refinement is enough.
-MIDDLE_RADIUS = 14.0
-# Side of the shared grid's cells in angles atan(1/r), and shift spacings per resolution element; beyond the
-# middle radius, where two refinements have to reach the angles that the final radius needs, they are finer.
-ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
-FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
-# Width of the shifts' prior as a fraction of the largest shift.
-SHIFT_SIGMA = 0.45
-# Å by which the mask of an image is wider than the particle once its centre is known.
-MASK_MARGIN = 10.0
 # Weight of a minibatch in the running noise variance and in the running evidence of a start.
 NOISE_RATE, EVIDENCE_RATE = 0.2, 0.3
+# Judgements on the held-out images without a new least error after which a run at its final radius ends.
+PATIENCE = 4
 
 
 def abinitio(
@@ -86,53 +73,82 @@ def abinitio(
 def _optimise(setup: Setup, state: State, step: Step) -> State:
     """One minibatch: every start that is left takes a step, and the worst may be dropped."""
     likelihood = setup.likelihood(step.radius)
-    indices = _minibatch(setup, state.images_drawn, step.images)
-    batch, loaded = _whitened(setup, state, indices, likelihood.disc)
-    search = _drawn(setup, state, indices, step.radius) or _search(setup, step.radius, state.iteration)
-    half = torch.as_tensor(setup.half[indices], device=state.mask.device)
-    moved = [_advance(setup, likelihood, c, batch, half, search, step, state.mask) for c in state.candidates]
+    indices, number = minibatch(setup, state, step.images)
+    batch, loaded = whitened(setup, state, indices, likelihood.disc)
+    search = drawn_poses(setup, state, indices, step.radius) or search_at(setup, step.radius, state.iteration)
+    upper = torch.as_tensor(setup.half[indices], device=state.mask.device)
+
+    def advance(candidate: Candidate) -> tuple[Candidate, Evaluation]:
+        halves = None if candidate.difference is None else Halves(candidate.difference, upper)
+        found = likelihood.evaluate(candidate.volume, batch, search, halves)
+        local = Local(
+            found.value,
+            found.gradient,
+            found.curvature,
+            torch.zeros_like(found.curvature),
+            lambda volume: likelihood.value(volume, batch, found.support),
+            lambda volume: likelihood.normal(found.weights, volume),
+            step.radius,
+            step.rate,
+            state.iteration,
+            number,
+        )
+        evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
+        return replace(_advance(setup, candidate, found, local, state.mask), evidence=evidence), found
+
+    moved = [advance(candidate) for candidate in state.candidates]
     moved.sort(key=lambda pair: -pair[0].evidence)
-    best = moved[0][1].inference
+    best = moved[0][1]
     noise = state.noise
     if best.residual is not None:
-        noise = noise.updated(best.residual, likelihood.disc, loaded.group, loaded.area, NOISE_RATE)
+        rate = 1.0 if setup.solver.batch else NOISE_RATE
+        noise = noise.updated(best.residual, likelihood.disc, loaded.group, loaded.area, rate)
     candidates = tuple(candidate for candidate, _ in moved[: step.candidates])
     table = state.posterior.updated(indices, best.poses)
     if best.marginals:
         state = replace(state, memory=state.memory.updated(indices, best.marginals))
-    return _following(state, step, best.poses, candidates, noise, table, len(indices))
+    following = _following(state, step, best.poses, candidates, noise, table, len(indices))
+    following.history[-1]["poses_evaluated"] = best.points
+    return _judged(setup, following, step)
 
 
-def _advance(
-    setup: Setup,
-    likelihood: MarginalLikelihood,
-    candidate: Candidate,
-    batch: Batch,
-    half: Tensor,
-    search: Search | Sampling,
-    step: Step,
-    mask: Tensor,
-) -> tuple[Candidate, Evaluation]:
-    """Evaluate the likelihood, step along its preconditioned gradient, and apply mask and prior."""
-    found = likelihood.evaluate(candidate.volume, batch, search)
-    gradient, curvature = found.gradient, found.curvature
+def _advance(setup: Setup, candidate: Candidate, found: Evaluation, local: Local, mask: Tensor) -> Candidate:
+    """Take the solver's step, and apply mask and prior."""
     difference, difference_solver = candidate.difference, candidate.difference_solver
     # Once images have poses of their own, halves of them say how much of the map is noise.
-    if found.inference.statistics.image is not None:
-        spectral = SpectralPrior.measured(candidate.volume, difference, curvature)
-        gradient = gradient + spectral.gradient(candidate.volume)
-        curvature = curvature + spectral.precision
-        slope = likelihood.difference_gradient(difference, found.inference.statistics, half)
-        slope = slope + spectral.gradient(difference)
-        difference, difference_solver = setup.solver.step(
-            difference_solver, difference, slope, curvature, step.radius, step.rate
-        )
-    volume, solver = setup.solver.step(
-        candidate.solver, candidate.volume, gradient, curvature, step.radius, step.rate
-    )
-    volume = _apply_prior(setup, volume * mask, found.curvature, step.rate)
-    evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
-    return Candidate(volume, solver, difference * mask, difference_solver, evidence), found
+    if difference is not None and found.slope is not None:
+        spectral = SpectralPrior.measured(candidate.volume, difference, found.curvature)
+        gradient = found.gradient + spectral.gradient(candidate.volume)
+        local = replace(local, gradient=gradient, precision=spectral.precision)
+        slope = replace(local, gradient=found.slope + spectral.gradient(difference))
+        apart = setup.solver.step(difference_solver, difference, slope)
+        difference, difference_solver = apart.volume * mask, apart.state
+    move = setup.solver.step(candidate.solver, candidate.volume, local)
+    volume = move.volume * mask
+    # The loss is a mean over images. Voxels finer than the resolution are not independent: the prior counts
+    # resolution elements.
+    elements = 4.0 / 3.0 * math.pi * (local.radius / len(volume)) ** 3
+    prior = setup.prior.gradient(volume) * (elements / len(setup.train))
+    volume = setup.prior.project(volume - move.length * prior)
+    return Candidate(volume, move.state, difference, difference_solver, candidate.evidence)
+
+
+def _judged(setup: Setup, state: State, step: Step) -> State:
+    """The state with the error on the held-out images, at the run's end if that has stalled."""
+    if not len(setup.held_out) or state.iteration % setup.plan.judged_every:
+        return state
+    disc = setup.likelihood(step.radius).disc
+    batch, _ = whitened(setup, state, setup.held_out, disc)
+    # Always the same grid, so that the errors can be compared.
+    search = replace(search_at(setup, step.radius, 0), hard=False)
+    found = setup.likelihood(step.radius).infer(state.volume, batch, search)
+    state.history[-1]["held_out_error"] = -float(found.poses.log_evidence.double().mean())
+    errors = [
+        row["held_out_error"] for row in state.history if row["stage"] == "settle" and "held_out_error" in row
+    ]
+    if len(errors) > PATIENCE and min(errors[-PATIENCE:]) >= min(errors[:-PATIENCE]):
+        return replace(state, iteration=setup.plan.optimisation)
+    return state
 
 
 def _running_evidence(before: float, now: float) -> float:
@@ -140,28 +156,14 @@ def _running_evidence(before: float, now: float) -> float:
     return (1.0 - EVIDENCE_RATE) * before + EVIDENCE_RATE * now if math.isfinite(before) else now
 
 
-def _apply_prior(setup: Setup, volume: Tensor, curvature: Tensor, rate: float) -> Tensor:
-    """Step along the prior's gradient, and project onto what the prior allows.
-
-    The step is divided by the mean curvature and not by each frequency's: the prior pushes along frequencies
-    that no image measures, DC above all. Voxels finer than the resolution are not independent, so that the
-    prior counts resolution elements.
-    """
-    open_ = curvature > 0
-    share = float(open_.double().mean())
-    mean = float(curvature[open_].mean())
-    step = rate * share / (mean * len(setup.images.particles))
-    return setup.prior.project(volume - step * setup.prior.gradient(volume))
-
-
 def _assign_poses(setup: Setup, state: State, step: Step) -> State:
     """Poses of the next particles at the final map, which does not change any more."""
     likelihood = setup.likelihood(step.radius)
-    first = (state.iteration - setup.plan.optimisation) * setup.plan.minibatch
-    indices = np.arange(first, min(first + setup.plan.minibatch, len(setup.images.particles)))
-    batch, _ = _whitened(setup, state, indices, likelihood.disc)
+    first = (state.iteration - setup.plan.optimisation) * step.images
+    indices = np.arange(first, min(first + step.images, len(setup.images.particles)))
+    batch, _ = whitened(setup, state, indices, likelihood.disc)
     # The unturned grid of one number: the last pass does not depend on how it is divided.
-    search = _search(setup, step.radius, setup.plan.optimisation)
+    search = search_at(setup, step.radius, setup.plan.optimisation)
     poses = likelihood.infer(state.volume, batch, search).poses
     table = state.posterior.updated(indices, poses)
     return _following(state, step, poses, state.candidates, state.noise, table, 0)
@@ -188,6 +190,7 @@ def _following(
         "max_probability": float(poses.max_probability.double().mean()),
         "step": step.rate,
         "starts": len(candidates),
+        "images_drawn": state.images_drawn + drawn,
         "noise": float(noise.variance[:, int(step.radius)].mean()) / state.volume.shape[-1] ** 2,
     }
     return replace(
@@ -202,70 +205,3 @@ def _following(
         history=[*state.history, row],
         posterior=table,
     )
-
-
-def _minibatch(setup: Setup, drawn: int, images: int) -> np.ndarray:
-    """The next images of an endless sequence in which every epoch is a new shuffle."""
-    n = len(setup.images.particles)
-    epochs = range(drawn // n, (drawn + images - 1) // n + 1)
-    order = np.concatenate([np.random.default_rng([setup.seed, 1, e]).permutation(n) for e in epochs])
-    first = drawn - epochs[0] * n
-    return np.unique(order[first : first + images])
-
-
-def _whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -> tuple[Batch, Loaded]:
-    """Load a minibatch and divide it by the noise.
-
-    Masks follow the particles' centres once these are known.
-    """
-    margins = np.where(state.posterior.visited[indices], MASK_MARGIN, np.inf)
-    loaded = setup.images.load(indices, disc, state.posterior.shifts[indices], margins)
-    variance = state.noise.on_disc(disc, loaded.group)
-    images = loaded.images * variance.rsqrt()
-    log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)
-    return Batch(images, loaded.ctf * variance.rsqrt(), log_norm), loaded
-
-
-def _search(setup: Setup, radius: float, iteration: int) -> Search:
-    """How poses are searched at a radius: exhaustively up to a point, from there on by refining cells."""
-    rng = np.random.default_rng([setup.seed, 2, iteration])
-    coarse, fine = min(radius, COARSE_RADIUS), radius > MIDDLE_RADIUS
-    angle_cells, shift_cells = (FINE_ANGLE_CELLS, FINE_SHIFT_CELLS) if fine else (ANGLE_CELLS, SHIFT_CELLS)
-    rotations = RotationGrid.covering(angle_cells * angular_spacing(coarse), setup.group).turned(rng)
-    shifts = _shifts(setup, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
-    if radius <= COARSE_RADIUS:
-        levels = ()
-    elif fine:
-        levels = (Level(48, 8, MIDDLE_RADIUS), Level(12, 8, radius))
-    else:
-        levels = (Level(48, 8, radius),)
-    return Search(coarse, rotations, shifts, levels, None if setup.sampler is None else iteration)
-
-
-def _drawn(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sampling | None:
-    """Poses drawn for each image of a minibatch.
-
-    None while starts compete, whose posteriors differ; if an image has not been visited since; and as long as
-    proposals are uniform, since a sample would save nothing.
-    """
-    if setup.sampler is None or state.stage == "starts":
-        return None
-    sampler = setup.sampler
-    remembered = [state.memory.recall(i) for i in indices]
-    trusted = [seen for seen in remembered if seen is not None and seen.iteration >= sampler.annealing.period]
-    if len(trusted) < len(remembered):
-        return None
-    quadrature = PoseGrid.covering(
-        angular_spacing(radius), setup.group, _shifts(setup, radius, FINE_SHIFT_CELLS)
-    )
-    draws = [
-        sampler.draw(seen, quadrature, np.random.default_rng([setup.seed, 4, state.iteration, int(index)]))
-        for index, seen in zip(indices, trusted, strict=True)
-    ]
-    return Sampling(quadrature, draws, state.iteration)
-
-
-def _shifts(setup: Setup, radius: float, cells: float, offset: np.ndarray | None = None) -> ShiftGrid:
-    """Shifts with so many spacings per resolution element of a radius."""
-    sigma = max(SHIFT_SIGMA * setup.max_shift, setup.images.extent / setup.images.size)
-    return ShiftGrid.covering(setup.images.extent / radius / cells, setup.max_shift, sigma, offset)

@@ -70,6 +70,33 @@ def healpix_spacing(nside: int) -> float:
     return float(np.sqrt(np.pi / 3.0) / nside)
 
 
+def transported(rotations: FloatArray, directions: FloatArray) -> FloatArray:
+    """Rotations (n, 3, 3) tilted by the least angle to other viewing directions, unit vectors (n, 3)."""
+    old = rotations[:, 2]
+    cosine = np.einsum("ni,ni->n", old, directions)
+    x, y, z = np.cross(old, directions).T
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
+    # To the opposite direction every axis is as near: take the image's x axis.
+    opposite = cosine < -1.0 + 1e-9
+    tilt = np.eye(3) + cross + cross @ cross / np.where(opposite, 1.0, 1.0 + cosine)[:, None, None]
+    axis = rotations[opposite, 0]
+    tilt[opposite] = 2.0 * axis[:, :, None] * axis[:, None, :] - np.eye(3)
+    return rotations @ tilt.swapaxes(1, 2)
+
+
+def turned_in_plane(rotations: FloatArray, angles: FloatArray) -> FloatArray:
+    """Rotations (n, 3, 3) with every angle (p,) in radians added to psi: (n, p, 3, 3)."""
+    zero = np.zeros_like(angles)
+    return euler_to_matrix(np.stack([zero, zero, angles], axis=-1)) @ rotations[:, None]
+
+
+def in_plane_angle(rotations: FloatArray, frames: FloatArray) -> FloatArray:
+    """Angle (n,) in radians that added to psi turns frames into rotations of their directions, (n, 3, 3)."""
+    turn = rotations @ frames.swapaxes(-2, -1)
+    return np.arctan2(turn[..., 0, 1], turn[..., 0, 0])
+
+
 def angular_distance(a: FloatArray, b: FloatArray) -> FloatArray:
     """Geodesic distance in radians between rotation matrices of shapes (..., 3, 3)."""
     # |A - B|_F = 2√2 sin(angle / 2) keeps its precision at small angles, where arccos of the trace loses it.

@@ -14,7 +14,12 @@ from cryograd.model.noise import Noise
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
+from cryograd.solvers.em import EMState
+from cryograd.solvers.line_search import Lipschitz
 from cryograd.solvers.preconditioned import PreconditionedState
+from cryograd.solvers.protocol import SolverState
+from cryograd.solvers.sagd import SAGDState
+from cryograd.solvers.sgd import SGDState
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Candidate:
     Parameters
     ----------
     volume, difference
-        V, and half the difference of the maps of two halves of the particles, which has V's noise: (W, W, W).
+        V, and half the difference of the maps of two halves of the particles, which has V's noise: (W, W, W);
+        None where it is not measured.
     solver, difference_solver
         What the solver remembers of each.
     evidence
@@ -32,9 +38,9 @@ class Candidate:
     """
 
     volume: Tensor
-    solver: PreconditionedState
-    difference: Tensor
-    difference_solver: PreconditionedState
+    solver: SolverState
+    difference: Tensor | None
+    difference_solver: SolverState | None
     evidence: float
 
     def to(self, device: torch.device) -> "Candidate":
@@ -42,26 +48,42 @@ class Candidate:
         return Candidate(
             self.volume.to(device),
             self.solver.to(device),
-            self.difference.to(device),
-            self.difference_solver.to(device),
+            None if self.difference is None else self.difference.to(device),
+            None if self.difference_solver is None else self.difference_solver.to(device),
             self.evidence,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data."""
-        solvers = {name: dict(vars(getattr(self, name))) for name in ("solver", "difference_solver")}
+        solvers = {name: _plain(getattr(self, name)) for name in ("solver", "difference_solver")}
         return vars(self) | solvers
 
     @staticmethod
     def from_state_dict(saved: dict[str, Any]) -> "Candidate":
         """Undo `state_dict`."""
-        return Candidate(
-            saved["volume"],
-            PreconditionedState(**saved["solver"]),
-            saved["difference"],
-            PreconditionedState(**saved["difference_solver"]),
-            saved["evidence"],
-        )
+        solvers = {name: _restored(saved[name]) for name in ("solver", "difference_solver")}
+        return Candidate(**(saved | solvers))
+
+
+# What solvers remember, by name.
+_RECORDS = {
+    record.__name__: record for record in (PreconditionedState, SAGDState, SGDState, EMState, Lipschitz)
+}
+
+
+def _plain(value: Any) -> Any:
+    """A record as a dictionary that knows its kind, and anything else as it is."""
+    if type(value).__name__ not in _RECORDS:
+        return value
+    return {"kind": type(value).__name__} | {name: _plain(field) for name, field in vars(value).items()}
+
+
+def _restored(value: Any) -> Any:
+    """Undo `_plain`."""
+    if not isinstance(value, dict):
+        return value
+    fields = {name: _restored(field) for name, field in value.items() if name != "kind"}
+    return _RECORDS[value["kind"]](**fields)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ from cryograd.pose.proposal import (
     on_circle,
     proposal,
     propose,
+    remember,
 )
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid
-from cryograd.pose.sampling import PoseDraw, Sampler, evaluate_sampled, remember, remember_drawn
+from cryograd.pose.sampling import PoseDraw, Sampler, evaluate_sampled, remember_drawn
+from cryograd.rotations import angular_distance, euler_to_matrix, random_rotations, turned_in_plane
 
 SIZE, EXTENT, RADIUS = 16, 40.0, 5.0
 DISC = HalfDisc(RADIUS)
@@ -40,12 +42,9 @@ def quadrature(spacing=0.5, symmetry="C1", lattice=3.0):
 
 def some_memory(iteration=10**4, seed=0):
     rng = np.random.default_rng(seed)
-    directions = rng.normal(size=(5, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    weights = rng.dirichlet(np.ones(5))
     return Remembered(
-        Marginal(directions, weights),
-        Marginal(rng.uniform(0, 2 * np.pi, (4, 1)), np.full(4, 0.25)),
+        Marginal(random_rotations(5, rng), rng.dirichlet(np.ones(5))),
+        Marginal(rng.uniform(0, 2 * np.pi, 4), np.full(4, 0.25)),
         Marginal(rng.normal(0, 3, (3, 2)), np.array([0.5, 0.3, 0.2])),
         0.5,
         3.0,
@@ -64,19 +63,23 @@ def a_problem(n=4, seed=0):
     grid = projector.transform(torch.from_numpy(0.12 * volume).float())
     points = slice_points(DISC)
     poses = quadrature()
-    chosen = rng.integers(len(poses.angles), size=n), rng.integers(len(poses.in_plane), size=n)
-    rotations = torch.from_numpy(
-        np.stack([poses.rotations(chosen[0][i : i + 1], chosen[1][i : i + 1])[0, 0] for i in range(n)])
-    ).float()
+    rotations = torch.from_numpy(rng.permutation(rotations_of(poses, np.eye(3)))[:n]).float()
     ctf = torch.from_numpy(rng.uniform(0.3, 1, (n, len(DISC)))).float()
     noise = torch.from_numpy(rng.normal(size=(2, n, len(DISC))) / math.sqrt(2)).float()
     images = ctf * projector.sample(grid, rotations, points) + torch.complex(noise[0], noise[1])
     return Batch(images, ctf, -images.abs().square().sum(dim=1)), grid, projector, points, poses
 
 
-def exact(batch, grid, projector, points, poses):
-    every = poses.rotations(np.arange(len(poses.angles)), np.arange(len(poses.in_plane)))
-    slices = projector.sample(grid, torch.from_numpy(every.reshape(-1, 3, 3)).float(), points)
+def rotations_of(poses, anchors):
+    """All rotations (J, 3, 3) of a quadrature, in-plane angles counting from anchors."""
+    directions = np.arange(len(poses.angles))
+    anchors = np.broadcast_to(anchors, (len(directions), 3, 3))
+    return poses.rotations(directions, np.arange(len(poses.in_plane)), anchors).reshape(-1, 3, 3)
+
+
+def exact(batch, grid, projector, points, poses, anchors=None):
+    every = rotations_of(poses, np.eye(3) if anchors is None else anchors)
+    slices = projector.sample(grid, torch.from_numpy(every).float(), points)
     phases = shift_phases(FREQUENCIES, torch.from_numpy(poses.shifts.shifts).float())
     log_shift = torch.from_numpy(poses.shifts.log_weights).float()
     return every, evaluate_exhaustive(batch, slices, phases, log_shift, "highest", statistics=False)
@@ -107,7 +110,7 @@ def test_effective_size_counts_equal_points():
 def test_kernels_are_largest_at_no_distance_and_fall_as_gaussians():
     width = 0.02
     angles = np.array([0.0, width, 2 * width])
-    fisher = fisher_kernel(on_circle(angles), on_circle(np.zeros(1)), width)[:, 0]
+    fisher = fisher_kernel(on_circle(angles) @ on_circle(np.zeros(1)).T, width)[:, 0]
     gauss = gaussian_kernel(np.stack([angles, 0 * angles], axis=1), np.zeros((1, 2)), width)[:, 0]
     assert np.allclose(gauss, np.exp([0.0, -0.5, -2.0]))
     assert np.allclose(fisher, gauss, rtol=1e-3)
@@ -136,30 +139,37 @@ def test_sums_over_draws_are_unbiased():
 
 def test_a_proposal_is_near_what_is_remembered():
     seen, poses = some_memory(), quadrature(0.1, lattice=1.0)
-    directions, in_plane, shifts = propose(seen, poses, Annealing())
+    q = propose(seen, poses, group_matrices("C1"), Annealing())
+    directions, in_plane, shifts = q.directions, q.in_plane, q.shifts
     for q in (directions, in_plane, shifts):
         assert q.sum() == pytest.approx(1.0)
         assert q.min() >= 0.05 / len(q) * (1 - 1e-9)
-    best = seen.directions.points[seen.directions.probabilities.argmax()]
+    best = seen.anchors.points[seen.anchors.probabilities.argmax(), 2]
     assert poses.directions[directions.argmax()] @ best > math.cos(0.3)
     # Under an infinite temperature and α = 1 nothing is preferred.
-    for q in propose(some_memory(iteration=0), poses, Annealing()):
+    early = propose(some_memory(iteration=0), poses, group_matrices("C1"), Annealing())
+    for q in (early.directions, early.in_plane, early.shifts):
         assert np.allclose(q, 1 / len(q))
 
 
 def test_the_factors_make_the_rotation_grid():
     poses, grid = quadrature(0.4, "D2"), RotationGrid.covering(0.4, group_matrices("D2"))
-    every = poses.rotations(np.arange(len(poses.angles)), np.arange(len(poses.in_plane)))
-    assert np.allclose(every.reshape(-1, 3, 3), grid.matrices)
+    angles = np.pad(poses.angles, ((0, 0), (0, 1)))
+    every = rotations_of(poses, euler_to_matrix(angles))
+    assert np.allclose(every, grid.matrices)
     assert poses.angle == pytest.approx(grid.spacing)
-    assert np.allclose(every[:, 0, 2], poses.directions)
+    # With other anchors the directions and their circles of in-plane angles are the same.
+    other = rotations_of(poses, random_rotations(len(angles), np.random.default_rng(0)))
+    assert np.allclose(other[:, 2], every[:, 2])
+    assert np.allclose(np.linalg.det(other), 1.0)
 
 
 def test_drawing_every_pose_is_the_exhaustive_sum():
     batch, grid, projector, points, poses = a_problem()
-    _, expected = exact(batch, grid, projector, points, poses)
+    every, expected = exact(batch, grid, projector, points, poses)
     sizes = len(poses.angles), len(poses.in_plane), len(poses.shifts.shifts)
-    everything = PoseDraw(*(Draw(np.arange(n), np.zeros(n)) for n in sizes))
+    anchors = np.broadcast_to(np.eye(3), (sizes[0], 3, 3))
+    everything = PoseDraw(*(Draw(np.arange(n), np.zeros(n)) for n in sizes), anchors)
     assert len(everything) == len(poses)
     for i in range(len(batch)):
         image = batch.part(slice(i, i + 1))
@@ -168,9 +178,9 @@ def test_drawing_every_pose_is_the_exhaustive_sum():
         assert torch.allclose(
             found.local.joint[0].sum(dim=0), expected.rotation_marginal[i], rtol=2e-3, atol=1e-6
         )
-        seen = remember_drawn(found, everything, poses, 7)
-        by_direction = expected.rotation_marginal[i].view(sizes[0], sizes[1]).sum(dim=1)
-        assert np.allclose(seen.directions.points[0], poses.directions[int(by_direction.argmax())])
+        seen = remember_drawn(found, poses, 7)
+        best = int(expected.rotation_marginal[i].argmax())
+        assert angular_distance(seen.anchors.points, every[best]).min() < 1e-3
         assert seen.iteration == 7
 
 
@@ -179,25 +189,64 @@ def test_the_evidence_of_a_sample_nears_the_exhaustive_one():
     every, expected = exact(batch, grid, projector, points, poses)
     errors = {}
     for samples in (0.5, 8.0):
-        sampler, found = Sampler(Annealing(), samples), []
+        sampler, found = Sampler(Annealing(), samples, group_matrices("C1")), []
         for i in range(len(batch)):
+            image = batch.part(slice(i, i + 1))
             seen = remember(
-                every.reshape(-1, 3, 3),
+                every,
                 poses.shifts.shifts,
                 expected.rotation_marginal[i].double().numpy(),
                 expected.shift_marginal[i].double().numpy(),
                 (poses.angle, poses.shifts.spacing),
                 10**4,
             )
+            # The sum over the same quadrature, whose in-plane angles count from the image's anchors.
+            anchors = propose(seen, poses, sampler.group, sampler.annealing).anchors
+            _, reference = exact(image, grid, projector, points, poses, anchors)
             for number in range(5):
                 drawn = sampler.draw(seen, poses, np.random.default_rng([number, i]))
                 assert len(drawn) < len(poses)
-                image = batch.part(slice(i, i + 1))
                 sampled = evaluate_sampled(image, drawn, poses, grid, projector, points, FREQUENCIES)
-                found.append(abs(float(sampled.poses.log_evidence) - float(expected.log_evidence[i])))
+                found.append(abs(float(sampled.poses.log_evidence) - float(reference.log_evidence)))
         errors[samples] = float(np.median(found))
     assert errors[8.0] < 0.5 * errors[0.5]
     assert errors[8.0] < 0.2
+
+
+def test_equivalent_views_are_proposed_with_few_in_plane_angles():
+    """A posterior over all seven views of a C7 particle needs no more in-plane angles than over one."""
+    rng, group = np.random.default_rng(3), group_matrices("C7")
+    views = random_rotations(1, rng) @ group.swapaxes(1, 2)
+    seen = remember(views, np.zeros((1, 2)), np.full(7, 1 / 7), np.ones(1), (0.1, 3.0), 10**4)
+    assert len(seen.anchors.probabilities) == 7
+    assert np.allclose(seen.in_plane.points, 0.0)
+    assert seen.in_plane.probabilities.tolist() == [1.0]
+
+
+def test_rotations_of_one_direction_share_an_anchor():
+    rng = np.random.default_rng(4)
+    frames = random_rotations(2, rng)
+    both = turned_in_plane(frames, np.array([0.0, 0.3])).reshape(-1, 3, 3)
+    weights = np.array([0.5, 0.2, 0.1, 0.2])
+    seen = remember(both, np.zeros((1, 2)), weights, np.ones(1), (0.1, 3.0), 10**4)
+    assert np.allclose(seen.anchors.probabilities, [0.7, 0.3])
+    assert np.allclose(seen.anchors.points, both[[0, 3]])
+    order = np.argsort(seen.in_plane.points)
+    assert np.allclose(seen.in_plane.points[order], [-0.3, 0.0, 0.3], atol=1e-5)
+    assert np.allclose(seen.in_plane.probabilities[order], [0.1, 0.7, 0.2])
+
+
+def test_a_view_beyond_the_asymmetric_unit_is_proposed_by_its_equivalents():
+    group, poses = group_matrices("D2"), quadrature(0.1, "D2", 1.0)
+    view = random_rotations(1, np.random.default_rng(5))
+    for equivalent in view @ group.swapaxes(1, 2):
+        seen = remember(equivalent[None], np.zeros((1, 2)), np.ones(1), np.ones(1), (0.1, 1.0), 10**4)
+        found = propose(seen, poses, group, Annealing())
+        best = int(found.directions.argmax())
+        near = poses.directions[best] @ (view @ group.swapaxes(1, 2))[:, 2].T
+        assert near.max() > math.cos(0.1)
+        assert found.directions[best] > 0.1
+        assert angular_distance(found.anchors[best], view @ group.swapaxes(1, 2)).min() < 1e-6
 
 
 def test_what_is_remembered_comes_back():
@@ -210,18 +259,18 @@ def test_what_is_remembered_comes_back():
     back = later.recall(1)
     assert back is not None
     assert (back.angle, back.length, back.iteration) == (0.5, 3.0, 12)
-    assert np.allclose(back.directions.points, seen.directions.points, atol=1e-6)
+    assert np.allclose(back.anchors.points, seen.anchors.points, atol=1e-6)
     assert np.allclose(back.shifts.probabilities, seen.shifts.probabilities, atol=1e-6)
     # A shorter marginal leaves nothing of a longer one behind.
     short = Remembered(
-        *(Marginal(m.points[:1], np.ones(1)) for m in (seen.directions, seen.in_plane, seen.shifts)),
+        *(Marginal(m.points[:1], np.ones(1)) for m in (seen.anchors, seen.in_plane, seen.shifts)),
         0.1,
         1.0,
         13,
     )
     again = later.updated(np.array([1]), [short]).recall(1)
     assert again is not None
-    assert len(again.directions.probabilities) == len(again.shifts.probabilities) == 1
+    assert len(again.anchors.probabilities) == len(again.shifts.probabilities) == 1
 
 
 def test_only_the_most_probable_points_are_remembered():

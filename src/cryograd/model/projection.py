@@ -82,11 +82,14 @@ class Projector:
         Largest radius sampled, in Fourier pixels of the unpadded box; at most L / 2 - 1.
     oversampling
         Zero-padding factor. With linear interpolation 2 leaves a relative error of about 3 %.
+    corrected
+        Whether volumes are divided by the transform of the interpolation kernel.
     """
 
     size: int
     radius: float
     oversampling: int = 2
+    corrected: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.radius <= self.size / 2 - 1:
@@ -106,6 +109,8 @@ class Projector:
         return torch.from_numpy(1.0 / np.sinc(x / (self.size * self.oversampling)) ** 2)
 
     def _correct(self, volume: Tensor) -> Tensor:
+        if not self.corrected:
+            return volume
         c = self._correction.to(volume)
         return volume * c * c[:, None] * c[:, None, None]
 

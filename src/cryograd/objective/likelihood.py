@@ -1,17 +1,23 @@
 """The marginal likelihood of a minibatch: value, gradient and curvature in one evaluation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv3d, pad
 
 from cryograd.fourier import HalfBall, HalfDisc
 from cryograd.model.projection import Projector, sample_grid, slice_points
 from cryograd.model.symmetry import Symmetrizer
-from cryograd.pose.inference import Inference, PoseInference, Search
-from cryograd.pose.posterior import Batch, Statistics
+from cryograd.pose.inference import Inference, PoseInference, Poseset, Search, concatenated
+from cryograd.pose.posterior import Batch, Poses, Statistics
+from cryograd.pose.proposal import Remembered
 from cryograd.pose.sampling import Sampling
+
+# Images whose statistics are held at a time; a multiple of the blocks that are refined.
+PART = 400
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,49 @@ class Evaluation:
     curvature
         Row sums of the complete-data Hessian per Fourier coefficient, (L, L, L//2 + 1), in the unit in which
         F⁻¹[F g / h] is Newton's step.
-    inference
-        The posterior that they come from.
+    slope
+        Gradient for half the difference D of the maps of two halves of the images, (L, L, L); None where
+        no D was given.
+    weights
+        Pᵀa / B on the padded grid, (G, G, H): what `MarginalLikelihood.normal` takes.
+    support
+        The poses that the sums are over, part by part.
+    poses
+        What the posterior says of each image.
+    residual
+        E|X − C P V|² / σ² per image and coefficient, shape (B, K); None where only the shared grid was used.
+    marginals
+        What a sampler remembers of each image; empty where nothing is to be remembered.
+    points
+        Poses at which an image was compared, on average.
     """
 
     value: float
     gradient: Tensor
     curvature: Tensor
-    inference: Inference
+    slope: Tensor | None
+    weights: Tensor
+    support: tuple[Poseset, ...]
+    poses: Poses
+    residual: Tensor | None
+    marginals: list[Remembered]
+    points: float
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Half the difference D of the maps of two halves of the images, and the half of each image.
+
+    Parameters
+    ----------
+    difference
+        D, shape (L, L, L).
+    upper
+        Shape (B,), bool.
+    """
+
+    difference: Tensor
+    upper: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,59 +130,125 @@ class MarginalLikelihood:
         """Posterior of each image given the volume."""
         return self._inference.infer(self.transform(volume), batch, search)
 
-    def evaluate(self, volume: Tensor, batch: Batch, search: Search | Sampling) -> Evaluation:
+    def value(self, volume: Tensor, batch: Batch, support: tuple[Poseset, ...]) -> float:
+        """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""
+        grid = self.transform(volume)
+        parts = zip(_parts(len(batch)), support, strict=True)
+        evidence = [self._inference.log_evidence(grid, batch.part(part), poses) for part, poses in parts]
+        return -float(torch.cat(evidence).double().mean())
+
+    def evaluate(
+        self, volume: Tensor, batch: Batch, search: Search | Sampling, halves: Halves | None = None
+    ) -> Evaluation:
         """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
-        inference = self.infer(volume, batch, search)
-        statistics = inference.statistics
-        misfit = statistics.power * statistics.slices - statistics.cross
+        grid = self.transform(volume)
+        difference = None if halves is None else self.transform(halves.difference)
+        found = []
+        # Pᵀa, and Pᵀ of the misfits of V and of D.
+        sums: list[Tensor] = []
+        for part in _parts(len(batch)):
+            mine = search.part(part) if isinstance(search, Sampling) else search
+            inference = self._inference.infer(grid, batch.part(part), mine)
+            statistics = inference.statistics
+            misfits = [statistics.power * statistics.slices - statistics.cross]
+            if halves is not None and difference is not None and statistics.image is not None:
+                misfits.append(self._misfit(difference, statistics, halves.upper[part], halves.upper))
+            inserted = [self._insert(s, statistics) for s in (statistics.power.to(misfits[0]), *misfits)]
+            sums = [a + b for a, b in zip(sums, inserted, strict=True)] if sums else inserted
+            found.append(
+                (
+                    inference.support,
+                    inference.poses,
+                    inference.residual,
+                    inference.marginals,
+                    inference.points,
+                )
+            )
+        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in sums[1:]]
+        weights = sums[0][..., 0] / len(batch)
+        support, poses, residual, marginals, points = zip(*found, strict=True)
+        every = Poses(*concatenated(poses))
         return Evaluation(
-            -float(inference.poses.log_evidence.double().mean()),
-            self._back_project(misfit, statistics.rotations) * (2.0 / len(batch)),
-            self.curvature(statistics) / len(batch),
-            inference,
+            -float(every.log_evidence.double().mean()),
+            gradient,
+            self.curvature(weights),
+            slope[0] if slope else None,
+            weights,
+            support,
+            every,
+            None if residual[0] is None else torch.cat(residual),
+            [seen for part in marginals for seen in part],
+            sum(points) / len(batch),
         )
 
-    def difference_gradient(self, difference: Tensor, statistics: Statistics, half: Tensor) -> Tensor:
-        """Gradient for half the difference D of two maps V + D and V − D, each of one half of the images.
+    def _misfit(self, grid: Tensor, statistics: Statistics, upper: Tensor, every: Tensor) -> Tensor:
+        """a A D − s (b − a A V) for the transform of D; s is ±1 by half, over the half's share of images."""
+        assert statistics.image is not None
+        slices = self.projector.sample(grid, statistics.rotations, slice_points(self.disc, grid.device))
+        # Each half has the same weight, however many of its images are in the minibatch.
+        share = every.double().mean().clamp(0.5 / len(every), 1.0 - 0.5 / len(every))
+        sign = torch.where(upper, 0.5 / share, -0.5 / (1.0 - share)).to(slices.real)[statistics.image, None]
+        return statistics.power * (sign * statistics.slices + slices) - sign * statistics.cross
+
+    def _insert(self, slices: Tensor, statistics: Statistics) -> Tensor:
+        """Adjoint of sampling, on the padded grid."""
+        return self.projector.insert(slices, statistics.rotations, slice_points(self.disc, slices.device))
+
+    def _volume(self, grid: Tensor) -> Tensor:
+        """Adjoint of `transform`, shape (L, L, L)."""
+        return self.symmetrizer.adjoint(self.projector.transform_adjoint(grid))
+
+    def normal(self, weights: Tensor, volume: Tensor) -> Tensor:
+        """Product of the complete-data Hessian and a volume, shape (L, L, L).
+
+        On the padded grid the Hessian is taken as diagonal, with Pᵀa for PᵀaP: the convolution that it then
+        is differs from the exact one by the interpolation kernel's transform, as a function of the distance
+        of two voxels.
+        """
+        plain = Projector(self.size, self.radius, corrected=False)
+        grid = plain.transform(self.symmetrizer.forward(volume)) * weights[..., None]
+        return 2.0 * self.symmetrizer.adjoint(plain.transform_adjoint(grid))
+
+    def curvature(self, weights: Tensor) -> Tensor:
+        """Row sums of the complete-data Hessian on the unpadded grid, averaged over the point group.
 
         Parameters
         ----------
-        difference
-            D, shape (L, L, L).
-        statistics
-            Of the batch at V, with an image for every slice.
-        half
-            Half of each image, shape (B,), bool.
+        weights
+            Pᵀa on the padded grid, shape (G, G, H).
         """
-        assert statistics.image is not None
-        points = slice_points(self.disc, difference.device)
-        slices = self.projector.sample(self.transform(difference), statistics.rotations, points)
-        # Each half has the same weight, however many of its images are in the batch.
-        upper = half.double().mean().clamp(0.5 / len(half), 1.0 - 0.5 / len(half))
-        sign = torch.where(half, 0.5 / upper, -0.5 / (1.0 - upper)).to(slices.real)[statistics.image, None]
-        misfit = statistics.power * (sign * statistics.slices + slices) - sign * statistics.cross
-        return self._back_project(misfit, statistics.rotations) * (2.0 / len(half))
-
-    def _back_project(self, slices: Tensor, rotations: Tensor) -> Tensor:
-        """Adjoint of slicing the symmetrised volume, shape (L, L, L)."""
-        inserted = self.projector.insert(slices, rotations, slice_points(self.disc, slices.device))
-        return self.symmetrizer.adjoint(self.projector.transform_adjoint(inserted))
-
-    def curvature(self, statistics: Statistics) -> Tensor:
-        """Row sums Pᵀa of the complete-data Hessian on the unpadded grid, averaged over the point group."""
-        plain = Projector(self.size, self.radius, oversampling=1)
-        points = slice_points(self.disc, statistics.power.device)
-        grid = plain.insert(statistics.power.to(torch.complex64), statistics.rotations, points)
-        grid = grid.clone()
-        # A coefficient with kx = 0 is stored twice and is one unknown.
-        grid[:, :, 0] += grid[:, :, 0].flip(0, 1)
+        grid = _coarser(weights)
         ball = HalfBall(self.radius)
         matrices = torch.as_tensor(self.symmetrizer.matrices, dtype=grid.dtype, device=grid.device)
         where = torch.as_tensor(ball.frequencies, dtype=grid.dtype, device=grid.device)
-        mean = sample_grid(grid, matrices, where, 1.0)[..., 0].mean(dim=0)
+        both = torch.stack([grid, torch.zeros_like(grid)], dim=-1)
+        mean = sample_grid(both, matrices, where, 1.0)[..., 0].mean(dim=0)
         half = torch.zeros(self.size, self.size, self.size // 2 + 1, dtype=grid.dtype, device=grid.device)
         kx, ky, kz = torch.as_tensor(ball.frequencies, device=grid.device).unbind(-1)
         half[kz % self.size, ky % self.size, kx] = mean
         plane = kx == 0
         half[(-kz[plane]) % self.size, (-ky[plane]) % self.size, 0] = mean[plane]
         return half * float(self.size**3)
+
+
+def _parts(images: int) -> Iterator[slice]:
+    """The images that are evaluated at a time."""
+    return (slice(start, start + PART) for start in range(0, images, PART))
+
+
+def _coarser(weights: Tensor) -> Tensor:
+    """Weights on a half-space grid of half the spacing (G, G, H), spread linearly onto the unpadded grid.
+
+    A linear weight on the coarse grid is a sum of linear weights on the fine one, so that nothing is lost.
+    """
+    # A coefficient with kx = 0 is stored twice and is one unknown.
+    plane = weights[:, :, :1] + weights[:, :, :1].flip(0, 1)
+    full = torch.cat([weights[:, :, 1:2].flip(0, 1), plane, weights[:, :, 1:]], dim=2)
+    m = weights.shape[2] - 1
+    # An even number of fine cells from the origin to the last coarse point, and one cell around all.
+    last = 2 * (m // 2 + 1)
+    margin = last + 1 - m
+    full = pad(full, (0, margin, margin, margin, margin, margin))
+    line = torch.tensor([0.5, 1.0, 0.5], dtype=full.dtype, device=full.device)
+    kernel = line[:, None, None] * line[:, None] * line
+    return conv3d(full[None, None], kernel[None, None], stride=2)[0, 0].contiguous()

@@ -1,9 +1,10 @@
 """Pose inference of a minibatch: a search from a shared grid to each image's own cells, or drawn poses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +24,9 @@ from cryograd.pose.posterior import (
     log_cell_weight,
     rotation_entropy,
 )
-from cryograd.pose.proposal import REMEMBERED, Remembered
+from cryograd.pose.proposal import REMEMBERED, Remembered, remember
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
-from cryograd.pose.sampling import Sampling, evaluate_sampled, remember, remember_drawn
+from cryograd.pose.sampling import Sampled, Sampling, evaluate_sampled, remember_drawn
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Search:
         Refinements after it, the last one at the full radius; none means that the shared grid is all.
     iteration
         Number under which the marginals are to be remembered; None where they need not be.
+    hard
+        Whether each image counts at its best pose alone; the search must have levels.
     """
 
     coarse_radius: float
@@ -58,6 +61,18 @@ class Search:
     shifts: ShiftGrid
     levels: tuple[Level, ...] = ()
     iteration: int | None = None
+    hard: bool = False
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The candidates that a search ended with, for each block of images: the same poses at another volume."""
+
+    search: Search
+    cells: tuple[Cells, ...]
+
+
+Poseset = Search | Sampling | Refined
 
 
 @dataclass(frozen=True)
@@ -68,18 +83,42 @@ class Inference:
     ----------
     statistics
         Sufficient statistics.
+    support
+        The poses that the sums are over.
     poses
         What the posterior says of each image.
     residual
         E|X − C P V|² / σ² per image and coefficient, shape (B, K); None where only the shared grid was used.
     marginals
         What a sampler remembers of each image; empty where nothing is to be remembered.
+    points
+        Poses at which images were compared, all images together.
     """
 
     statistics: Statistics
+    support: Poseset
     poses: Poses
     residual: Tensor | None
     marginals: list[Remembered]
+    points: int
+
+    @staticmethod
+    def joined(parts: "Sequence[Inference]", support: Poseset) -> "Inference":
+        """The posterior of all parts, the images numbered through."""
+        first = np.cumsum([0, *(len(p.poses.entropy) for p in parts)])
+        statistics = [
+            replace(p.statistics, image=p.statistics.image + int(n))
+            for p, n in zip(parts, first, strict=False)
+            if p.statistics.image is not None
+        ]
+        return Inference(
+            Statistics(*concatenated(statistics)),
+            support,
+            Poses(*concatenated([p.poses for p in parts])),
+            torch.cat([p.residual for p in parts if p.residual is not None]),
+            [seen for p in parts for seen in p.marginals],
+            sum(p.points for p in parts),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +157,24 @@ class PoseInference:
         if search.levels:
             return self._infer_refined(grid, batch, search)
         return self._infer_shared(grid, batch, search)
+
+    def log_evidence(self, grid: Tensor, batch: Batch, support: Poseset) -> Tensor:
+        """log p(X | V), shape (B,), summed over the same poses as an inference before."""
+        if isinstance(support, Sampling):
+            found = (sampled.poses for _, sampled in self._sampled(grid, batch, support))
+            return torch.cat([poses.log_evidence for poses in found])
+        if isinstance(support, Refined):
+            blocks = zip(self._blocks(len(batch)), support.cells, strict=True)
+            return torch.cat(
+                [
+                    self._block_evidence(grid, batch.part(part), cells, support.search)
+                    for part, cells in blocks
+                ]
+            )
+        _, slices, _, phases, log_shift = self._shared(grid, support)
+        return evaluate_exhaustive(
+            batch, slices, phases, log_shift, self.precision, statistics=False
+        ).log_evidence
 
     def _frequencies(self, disc: HalfDisc, device: torch.device) -> Tensor:
         """(kx, ky) in 1/Å of a disc's coefficients, shape (K, 2), float64."""
@@ -160,7 +217,8 @@ class PoseInference:
                 by_shift.topk(n_shifts).values,
                 search.iteration,
             )
-        return Inference(statistics, poses, None, marginals)
+        points = len(batch) * len(rotations) * len(shifts)
+        return Inference(statistics, search, poses, None, marginals, points)
 
     def _infer_refined(self, grid: Tensor, batch: Batch, search: Search) -> Inference:
         rotations, slices, shifts, phases, log_shift = self._shared(grid, search)
@@ -175,31 +233,42 @@ class PoseInference:
             (search.levels[0].rotations, search.levels[0].shifts),
             (search.rotations.spacing, search.shifts.spacing),
         )
-        return _joined(
-            [
-                self._refine_block(grid, batch, cells, search, slice(start, start + self.block))
-                for start in range(0, len(batch), self.block)
-            ],
-            self.block,
-        )
+        blocks = [self._refine_block(grid, batch, cells, search, part) for part in self._blocks(len(batch))]
+        support = Refined(search, tuple(cells for _, cells in blocks))
+        return Inference.joined([inference for inference, _ in blocks], support)
+
+    def _blocks(self, images: int) -> list[slice]:
+        """The images that are refined at a time."""
+        return [slice(start, start + self.block) for start in range(0, images, self.block)]
 
     def _refine_block(
         self, grid: Tensor, batch: Batch, cells: Cells, search: Search, part: slice
-    ) -> Inference:
+    ) -> tuple[Inference, Cells]:
         mine = batch.part(part)
         first, *rest = search.levels
+        points = len(mine) * len(search.rotations.matrices) * len(search.shifts.shifts)
         cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length).split()
+        points += len(cells)
         local = self._score(grid, mine, cells, search, first.radius)
         for level in rest:
             keep, sides = (level.rotations, level.shifts), (cells.angle, cells.length)
             marginals = local.joint.sum(dim=1), local.joint.sum(dim=2)
             cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
+            points += len(cells)
             local = self._score(grid, mine, cells, search, level.radius)
+        if search.hard:
+            local = local.assigned()
         statistics, residual = local_statistics(mine, cells, local)
         marginals = []
         if search.iteration is not None:
             marginals = _remembered(cells, local.joint.sum(dim=1), local.joint.sum(dim=2), search.iteration)
-        return Inference(statistics, self._poses(mine, cells, search, local), residual, marginals)
+        poses = self._poses(mine, cells, search, local)
+        return Inference(statistics, search, poses, residual, marginals, points), cells
+
+    def _block_evidence(self, grid: Tensor, batch: Batch, cells: Cells, search: Search) -> Tensor:
+        """log p(X | V) of a block of images over given candidates."""
+        local = self._score(grid, batch, cells, search, self.radius)
+        return local.log_evidence + batch.log_norm + log_cell_weight(cells, search.rotations, search.shifts)
 
     def _score(self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float) -> Local:
         """Evaluate a block's own candidates at one radius."""
@@ -232,17 +301,24 @@ class PoseInference:
         )
 
     def _infer_sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Inference:
-        points, frequencies = slice_points(self.disc, grid.device), self._frequencies(self.disc, grid.device)
         images = []
+        for drawn, (image, found) in zip(sampling.draws, self._sampled(grid, batch, sampling), strict=True):
+            statistics, residual = local_statistics(image, found.cells, found.local)
+            seen = remember_drawn(found, sampling.quadrature, sampling.iteration)
+            images.append(Inference(statistics, sampling, found.poses, residual, [seen], len(drawn)))
+        return Inference.joined(images, sampling)
+
+    def _sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Iterator[tuple[Batch, Sampled]]:
+        """Each image and its posterior over its drawn poses."""
+        points, frequencies = slice_points(self.disc, grid.device), self._frequencies(self.disc, grid.device)
         for number, drawn in enumerate(sampling.draws):
             image = batch.part(slice(number, number + 1))
-            found = evaluate_sampled(
-                image, drawn, sampling.quadrature, grid, self.projector, points, frequencies
+            yield (
+                image,
+                evaluate_sampled(
+                    image, drawn, sampling.quadrature, grid, self.projector, points, frequencies
+                ),
             )
-            statistics, residual = local_statistics(image, found.cells, found.local)
-            seen = remember_drawn(found, drawn, sampling.quadrature, sampling.iteration)
-            images.append(Inference(statistics, found.poses, residual, [seen]))
-        return _joined(images, 1)
 
 
 def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: int) -> list[Remembered]:
@@ -256,21 +332,6 @@ def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: 
     ]
 
 
-def _joined(blocks: Sequence[Inference], size: int) -> Inference:
-    """The posterior of all blocks of ``size`` images each, the images numbered through."""
-    statistics = [
-        replace(b.statistics, image=b.statistics.image + size * n)
-        for n, b in enumerate(blocks)
-        if b.statistics.image is not None
-    ]
-    return Inference(
-        Statistics(*_concatenated(statistics)),
-        Poses(*_concatenated([b.poses for b in blocks])),
-        torch.cat([b.residual for b in blocks if b.residual is not None]),
-        [seen for b in blocks for seen in b.marginals],
-    )
-
-
-def _concatenated(records: Sequence[Statistics] | Sequence[Poses]) -> list[Tensor]:
+def concatenated(records: Sequence[Statistics] | Sequence[Poses]) -> list[Tensor]:
     """The fields of several records, one after the other."""
     return [torch.cat(parts) for parts in zip(*(vars(r).values() for r in records), strict=True)]

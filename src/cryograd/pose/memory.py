@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryograd.pose.proposal import REMEMBERED, Marginal, Remembered
 
@@ -14,15 +15,16 @@ class Memory:
 
     Parameters
     ----------
-    directions, in_plane, shifts
-        Points and, in the last column, their probabilities: (n, M, 4), (n, M, 2) and (n, M, 3), float32.
+    anchors, in_plane, shifts
+        Points, rotations as quaternions, and in the last column their probabilities: (n, M, 5), (n, M, 2) and
+        (n, M, 3), float32.
     spacing
         Of the quadrature then, in radians and Å, shape (n, 2).
     iteration
         When it was, shape (n,); −1 for particles that have not been visited.
     """
 
-    directions: np.ndarray
+    anchors: np.ndarray
     in_plane: np.ndarray
     shifts: np.ndarray
     spacing: np.ndarray
@@ -31,19 +33,20 @@ class Memory:
     @staticmethod
     def empty(n: int) -> "Memory":
         """Memory of particles that have not been visited."""
-        directions, in_plane, shifts = (
-            np.zeros((n, REMEMBERED, columns), dtype=np.float32) for columns in (4, 2, 3)
+        anchors, in_plane, shifts = (
+            np.zeros((n, REMEMBERED, columns), dtype=np.float32) for columns in (5, 2, 3)
         )
-        return Memory(directions, in_plane, shifts, np.zeros((n, 2)), np.full(n, -1))
+        return Memory(anchors, in_plane, shifts, np.zeros((n, 2)), np.full(n, -1))
 
     def recall(self, particle: int) -> Remembered | None:
         """A particle's posterior at its last visit."""
         if self.iteration[particle] < 0:
             return None
         angle, length = self.spacing[particle].tolist()
+        anchors, in_plane = _marginal(self.anchors[particle]), _marginal(self.in_plane[particle])
         return Remembered(
-            _marginal(self.directions[particle]),
-            _marginal(self.in_plane[particle]),
+            Marginal(Rotation.from_quat(anchors.points).as_matrix(), anchors.probabilities),
+            Marginal(in_plane.points[:, 0], in_plane.probabilities),
             _marginal(self.shifts[particle]),
             angle,
             length,
@@ -54,9 +57,10 @@ class Memory:
         """The memory with new rows for some particles."""
         new = Memory(**{name: table.copy() for name, table in vars(self).items()})
         for i, seen in zip(indices, remembered, strict=True):
-            _write(new.directions[i], seen.directions)
-            _write(new.in_plane[i], seen.in_plane)
-            _write(new.shifts[i], seen.shifts)
+            quaternions = Rotation.from_matrix(seen.anchors.points).as_quat()
+            _write(new.anchors[i], quaternions, seen.anchors.probabilities)
+            _write(new.in_plane[i], seen.in_plane.points[:, None], seen.in_plane.probabilities)
+            _write(new.shifts[i], seen.shifts.points, seen.shifts.probabilities)
             new.spacing[i] = seen.angle, seen.length
             new.iteration[i] = seen.iteration
         return new
@@ -67,6 +71,6 @@ def _marginal(row: np.ndarray) -> Marginal:
     return Marginal(used[:, :-1], used[:, -1])
 
 
-def _write(row: np.ndarray, marginal: Marginal) -> None:
-    n = len(marginal.probabilities)
-    row[:n, :-1], row[:n, -1], row[n:] = marginal.points, marginal.probabilities, 0.0
+def _write(row: np.ndarray, points: np.ndarray, probabilities: np.ndarray) -> None:
+    n = len(probabilities)
+    row[:n, :-1], row[:n, -1], row[n:] = points, probabilities, 0.0

@@ -4,7 +4,7 @@ Everything here is whitened: images and CTFs are divided by the standard deviati
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -192,6 +192,10 @@ class Cells:
     angle: float
     length: float
 
+    def __len__(self) -> int:
+        """Poses, all images together."""
+        return self.rotations.shape[0] * self.rotations.shape[1] * self.shifts.shape[1]
+
     def split(self) -> "Cells":
         """Eight times the rotations and four times the shifts, in cells of half the side."""
         rotations = split_rotations(self.rotations, self.angle).flatten(1, 2)
@@ -237,6 +241,12 @@ class Local:
     templates: Tensor
     joint: Tensor
     log_evidence: Tensor
+
+    def assigned(self) -> "Local":
+        """The posterior with each image's responsibility on its best pose alone: projection matching."""
+        flat = self.joint.flatten(1)
+        best = torch.zeros_like(flat).scatter_(1, flat.argmax(dim=1, keepdim=True), 1.0)
+        return replace(self, joint=best.view_as(self.joint))
 
 
 def evaluate_local(

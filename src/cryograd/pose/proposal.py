@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryograd.pose.quadrature import PoseGrid
-from cryograd.rotations import FloatArray
+from cryograd.rotations import FloatArray, in_plane_angle, transported
 
 # Points of a marginal that are remembered, and the width of the kernels in cells of the coarser quadrature.
 REMEMBERED, WIDTH = 48, 0.5
+# Rotations of a posterior that its marginals are made of, and the angle in spacings within which their
+# directions are one.
+CONSIDERED, SAME_DIRECTION = 192, 0.5
+# Kernels are zero where they are below exp of minus this.
+NEGLIGIBLE_EXPONENT = 18.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Annealing:
 
 @dataclass(frozen=True)
 class Marginal:
-    """Sparse distribution: points (M, d) and their probabilities (M,), of sum 1."""
+    """Sparse distribution: points (M, ...) and their probabilities (M,), of sum 1."""
 
     points: FloatArray
     probabilities: FloatArray
@@ -64,20 +69,61 @@ class Remembered:
 
     Parameters
     ----------
-    directions, in_plane, shifts
-        Marginals over viewing directions (M, 3), angles ψ (M, 1) in radians and shifts (M, 2) in Å.
+    anchors
+        Marginal over directions, each with its most probable in-plane angle: rotations (M, 3, 3).
+    in_plane
+        Marginal over angles (M,) in radians, counted from the anchors.
+    shifts
+        Marginal over shifts (M, 2) in Å.
     angle, length
         Spacing of the quadrature then, in radians and Å.
     iteration
         When it was.
     """
 
-    directions: Marginal
+    anchors: Marginal
     in_plane: Marginal
     shifts: Marginal
     angle: float
     length: float
     iteration: int
+
+
+def remember(
+    rotations: FloatArray,
+    shifts: FloatArray,
+    by_rotation: FloatArray,
+    by_shift: FloatArray,
+    sides: tuple[float, float],
+    iteration: int,
+) -> Remembered:
+    """The marginals of one image over any rotations (M, 3, 3) and shifts (S, 2) with their probabilities.
+
+    In-plane angles are counted from the most probable one at each direction. Counted from anything that all
+    directions share they would be as far apart as the directions' frames are, and more so for each equivalent
+    view of a symmetric particle; the product of three marginals would then cover mostly poses that no
+    image has.
+    """
+    best = np.argsort(-by_rotation, kind="stable")[:CONSIDERED]
+    rotations, weights = rotations[best], by_rotation[best]
+    near = rotations[:, 2] @ rotations[:, 2].T > np.cos(SAME_DIRECTION * sides[0])
+    # Each rotation belongs to the first, which is the most probable, of its own direction.
+    anchor = np.arange(len(best))
+    for i in range(len(best)):
+        if anchor[i] == i:
+            members = near[i] & (anchor == np.arange(len(best)))
+            members[: i + 1] = False
+            anchor[members] = i
+    first, place = np.unique(anchor, return_inverse=True)
+    frames = transported(rotations[anchor], rotations[:, 2])
+    angles, which = np.unique(np.round(in_plane_angle(rotations, frames), 6), return_inverse=True)
+    return Remembered(
+        Marginal.largest(rotations[first], np.bincount(place, weights).astype(np.float64)),
+        Marginal.largest(angles, np.bincount(which, weights).astype(np.float64)),
+        Marginal.largest(shifts, by_shift),
+        *sides,
+        iteration,
+    )
 
 
 @dataclass(frozen=True)
@@ -122,9 +168,12 @@ def draw(q: FloatArray, samples_per_effective: float, rng: np.random.Generator) 
     return Draw(indices, np.log(counts[indices] / (n * q[indices])))
 
 
-def fisher_kernel(points: FloatArray, centres: FloatArray, width: float) -> FloatArray:
-    """exp((cos δ − 1)/w²) between unit vectors (J, d) and (M, d), shape (J, M)."""
-    return np.exp((points @ centres.T - 1.0) / width**2)
+def fisher_kernel(cosines: FloatArray, width: float) -> FloatArray:
+    """exp((cos δ − 1)/w²) for the cosines (J, M) of the angles between unit vectors."""
+    kernel = np.zeros(cosines.shape)
+    near = cosines > 1.0 - NEGLIGIBLE_EXPONENT * width**2
+    kernel[near] = np.exp((cosines[near] - 1.0) / width**2)
+    return kernel
 
 
 def gaussian_kernel(points: FloatArray, centres: FloatArray, width: float) -> FloatArray:
@@ -136,24 +185,34 @@ def gaussian_kernel(points: FloatArray, centres: FloatArray, width: float) -> Fl
 
 
 def on_circle(angles: FloatArray) -> FloatArray:
-    """Unit vectors (n, 2) of angles (n,) or (n, 1) in radians."""
-    flat = angles.reshape(-1)
-    return np.stack([np.cos(flat), np.sin(flat)], axis=-1)
+    """Unit vectors (n, 2) of angles (n,) in radians."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def propose(remembered: Remembered, grid: PoseGrid, annealing: Annealing) -> tuple[FloatArray, ...]:
-    """Distributions over the directions, in-plane angles and shifts of a quadrature."""
+@dataclass(frozen=True)
+class Proposal:
+    """Distributions over directions, in-plane angles and shifts of a quadrature, and anchors (D, 3, 3)."""
+
+    directions: FloatArray
+    in_plane: FloatArray
+    shifts: FloatArray
+    anchors: FloatArray
+
+
+def propose(remembered: Remembered, grid: PoseGrid, group: FloatArray, annealing: Annealing) -> Proposal:
+    """What an image's last posterior, and its equivalents under a point group (|G|, 3, 3), propose."""
     uniform = annealing.uniform(remembered.iteration)
     temperature = annealing.temperature(remembered.iteration)
     angle = WIDTH * max(remembered.angle, grid.angle)
     length = WIDTH * max(remembered.length, grid.shifts.spacing)
-    kernels = (
-        fisher_kernel(grid.directions, remembered.directions.points, angle),
-        fisher_kernel(on_circle(grid.in_plane), on_circle(remembered.in_plane.points), angle),
-        gaussian_kernel(grid.shifts.shifts, remembered.shifts.points, length),
-    )
-    marginals = (remembered.directions, remembered.in_plane, remembered.shifts)
-    return tuple(
-        proposal(kernel, marginal.probabilities, uniform, temperature)
-        for kernel, marginal in zip(kernels, marginals, strict=True)
+    anchors = (remembered.anchors.points[:, None] @ group.swapaxes(1, 2)).reshape(-1, 3, 3)
+    weights = np.repeat(remembered.anchors.probabilities, len(group))
+    cosines = grid.directions @ anchors[:, 2].T
+    in_plane = fisher_kernel(on_circle(grid.in_plane) @ on_circle(remembered.in_plane.points).T, angle)
+    shifts = gaussian_kernel(grid.shifts.shifts, remembered.shifts.points, length)
+    return Proposal(
+        proposal(fisher_kernel(cosines, angle), weights, uniform, temperature),
+        proposal(in_plane, remembered.in_plane.probabilities, uniform, temperature),
+        proposal(shifts, remembered.shifts.probabilities, uniform, temperature),
+        anchors[cosines.argmax(axis=1)],
     )

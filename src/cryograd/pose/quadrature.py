@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryograd.model.symmetry import in_asymmetric_unit
-from cryograd.rotations import euler_to_matrix
+from cryograd.rotations import euler_to_matrix, transported, turned_in_plane
 
 # Sides of the cells in which a cell is split: eight rotations, four shifts, at ±1/4 of the cell's side.
 _SPLIT_3D = np.stack(np.meshgrid(*[[-0.25, 0.25]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -167,11 +167,14 @@ class PoseGrid:
         """Viewing directions, shape (D, 3)."""
         return viewing_directions(self.angles)
 
-    def rotations(self, directions: np.ndarray, in_plane: np.ndarray) -> np.ndarray:
-        """Matrices (d, p, 3, 3) of all pairs of some directions and in-plane angles, given as indices."""
-        euler = np.empty((len(directions), len(in_plane), 3))
-        euler[..., :2], euler[..., 2] = self.angles[directions][:, None], self.in_plane[in_plane]
-        return euler_to_matrix(euler)
+    def rotations(self, directions: np.ndarray, in_plane: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+        """Matrices (d, p, 3, 3) of all pairs of some directions and in-plane angles, given as indices.
+
+        In-plane angles of a direction count from its anchor (d, 3, 3), a rotation that is tilted to it. Any
+        anchors make a quadrature, since all in-plane angles are in it.
+        """
+        frames = transported(anchors, self.directions[directions])
+        return turned_in_plane(frames, self.in_plane[in_plane])
 
 
 def split_rotations(rotations: Tensor, spacing: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Posterior of one image over poses drawn by importance sampling."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,18 +9,22 @@ from torch import Tensor
 
 from cryograd.model.projection import Projector
 from cryograd.pose.posterior import Batch, Cells, Local, Poses, evaluate_local, rotation_entropy
-from cryograd.pose.proposal import Annealing, Draw, Marginal, Remembered, draw, propose
+from cryograd.pose.proposal import Annealing, Draw, Remembered, draw, propose, remember
 from cryograd.pose.quadrature import PoseGrid
-from cryograd.rotations import FloatArray, matrix_to_euler
+from cryograd.rotations import FloatArray
 
 
 @dataclass(frozen=True)
 class PoseDraw:
-    """What the three samplers of an image drew from the factors of a quadrature."""
+    """What the three samplers of an image drew from the factors of a quadrature.
+
+    ``anchors`` (d, 3, 3) are the rotations from which each direction's in-plane angles count.
+    """
 
     directions: Draw
     in_plane: Draw
     shifts: Draw
+    anchors: FloatArray
 
     def __len__(self) -> int:
         """Poses that are evaluated."""
@@ -37,19 +41,25 @@ class Sampler:
         Trust in an image's last posterior.
     samples
         Draws as a multiple s₀ of the effective size of a proposal.
+    group
+        Matrices of the point group, (|G|, 3, 3).
     """
 
     annealing: Annealing
     samples: float
+    group: FloatArray
 
     @staticmethod
-    def over(iterations: int, samples: float) -> "Sampler":
+    def over(iterations: int, samples: float, group: FloatArray) -> "Sampler":
         """Annealing in a hundred periods, as 50 iterations are in the CVPR 2015 paper's 5,000."""
-        return Sampler(Annealing(period=max(1, iterations // 100)), samples)
+        return Sampler(Annealing(period=max(1, iterations // 100)), samples, group)
 
     def draw(self, remembered: Remembered, grid: PoseGrid, rng: np.random.Generator) -> PoseDraw:
         """Draw directions, in-plane angles and shifts for one image."""
-        return PoseDraw(*(draw(q, self.samples, rng) for q in propose(remembered, grid, self.annealing)))
+        q = propose(remembered, grid, self.group, self.annealing)
+        directions = draw(q.directions, self.samples, rng)
+        in_plane, shifts = draw(q.in_plane, self.samples, rng), draw(q.shifts, self.samples, rng)
+        return PoseDraw(directions, in_plane, shifts, q.anchors[directions.indices])
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,10 @@ class Sampling:
     quadrature: PoseGrid
     draws: Sequence[PoseDraw]
     iteration: int
+
+    def part(self, images: slice) -> "Sampling":
+        """The draws of some of the images."""
+        return replace(self, draws=self.draws[images])
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ def evaluate_sampled(
         As in `evaluate_local`.
     """
     like = {"dtype": torch.float32, "device": grid.device}
-    rotations = quadrature.rotations(drawn.directions.indices, drawn.in_plane.indices)
+    rotations = quadrature.rotations(drawn.directions.indices, drawn.in_plane.indices, drawn.anchors)
     log_rotation = drawn.directions.log_weights[:, None] + drawn.in_plane.log_weights
     log_rotation = log_rotation - np.log(len(quadrature.angles) * len(quadrature.in_plane))
     log_shift = drawn.shifts.log_weights + quadrature.shifts.log_weights[drawn.shifts.indices]
@@ -132,33 +146,14 @@ def _poses(batch: Batch, cells: Cells, local: Local, log_rotation: Tensor) -> Po
     )
 
 
-def remember_drawn(sampled: Sampled, drawn: PoseDraw, quadrature: PoseGrid, iteration: int) -> Remembered:
+def remember_drawn(sampled: Sampled, quadrature: PoseGrid, iteration: int) -> Remembered:
     """The marginals of one image over its drawn directions, in-plane angles and shifts."""
     joint = sampled.local.joint[0].double().cpu().numpy()
-    rotation = joint.sum(axis=0).reshape(len(drawn.directions.indices), -1)
-    return Remembered(
-        Marginal.largest(quadrature.directions[drawn.directions.indices], rotation.sum(axis=1)),
-        Marginal.largest(quadrature.in_plane[drawn.in_plane.indices][:, None], rotation.sum(axis=0)),
-        Marginal.largest(quadrature.shifts.shifts[drawn.shifts.indices], joint.sum(axis=1)),
-        quadrature.angle,
-        quadrature.shifts.spacing,
-        iteration,
-    )
-
-
-def remember(
-    rotations: FloatArray,
-    shifts: FloatArray,
-    by_rotation: FloatArray,
-    by_shift: FloatArray,
-    sides: tuple[float, float],
-    iteration: int,
-) -> Remembered:
-    """The marginals of one image over any rotations (M, 3, 3) and shifts (S, 2) with their probabilities."""
-    return Remembered(
-        Marginal.largest(rotations[:, 2], by_rotation),
-        Marginal.largest(matrix_to_euler(rotations)[:, 2:], by_rotation),
-        Marginal.largest(shifts, by_shift),
-        *sides,
+    return remember(
+        sampled.cells.rotations[0].double().cpu().numpy(),
+        sampled.cells.shifts[0].double().cpu().numpy(),
+        joint.sum(axis=0),
+        joint.sum(axis=1),
+        (quadrature.angle, quadrature.shifts.spacing),
         iteration,
     )

@@ -1,11 +1,13 @@
 """Minibatch steps preconditioned by the running curvature, with momentum."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+from cryograd.solvers.protocol import Local, Move
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Preconditioned:
         Least curvature as a fraction of its mean over the open frequencies: starved ones move slowly.
     """
 
+    partitioned: ClassVar[bool] = False
+    batch: ClassVar[bool] = False
+
     momentum: float = 0.5
     memory: float = 0.9
     floor: float = 0.02
@@ -59,44 +64,22 @@ class Preconditioned:
         half = torch.zeros_like(fourier_3d(volume).real)
         return PreconditionedState(torch.zeros_like(volume), 0.0, half, half.clone())
 
-    def step(
-        self,
-        state: PreconditionedState,
-        volume: Tensor,
-        gradient: Tensor,
-        curvature: Tensor,
-        radius: float,
-        rate: float,
-    ) -> tuple[Tensor, PreconditionedState]:
-        """Take one step.
+    def step(self, state: PreconditionedState, volume: Tensor, local: Local) -> Move:
+        """Take one step of the schedule's size η; curvatures being row sums, 1 is a third of a Newton step.
 
-        Parameters
-        ----------
-        state
-            What the last step returned.
-        volume, gradient
-            Shape (L, L, L).
-        curvature
-            In the unit in which F⁻¹[F g / h] is Newton's step, shape (L, L, L//2 + 1).
-        radius
-            Open frequencies, in Fourier pixels.
-        rate
-            Step size η; curvatures being row sums, 1 is about a third of a Newton step.
-
-        Returns
-        -------
-        tuple
-            The new volume, before any projection, and the new state.
+        The length that it returns divides by the mean curvature and not by each frequency's: priors push
+        along frequencies that no image measures, DC above all.
         """
-        open_ = radius_grid(volume.shape[-1], 3, volume.device) <= radius
+        open_ = radius_grid(volume.shape[-1], 3, volume.device) <= local.radius
         following = PreconditionedState(
-            self.momentum * state.momentum + (1.0 - self.momentum) * gradient,
+            self.momentum * state.momentum + (1.0 - self.momentum) * local.gradient,
             self.momentum * state.momentum_weight + (1.0 - self.momentum),
-            self.memory * state.curvature + (1.0 - self.memory) * curvature,
+            self.memory * state.curvature + (1.0 - self.memory) * (local.curvature + local.precision),
             self.memory * state.curvature_weight + (1.0 - self.memory) * open_,
         )
         mean = following.curvature[open_] / following.curvature_weight[open_]
-        inverse = torch.zeros_like(curvature)
+        inverse = torch.zeros_like(local.curvature)
         inverse[open_] = 1.0 / torch.clamp(mean, min=self.floor * float(mean.mean()))
         direction = fourier_3d(following.momentum / following.momentum_weight) * inverse
-        return volume - rate * inverse_fourier_3d(direction, volume.shape[-1]), following
+        moved = volume - local.rate * inverse_fourier_3d(direction, volume.shape[-1])
+        return Move(moved, following, local.rate / float(local.curvature[open_].mean()))

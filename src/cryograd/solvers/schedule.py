@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+# Images that the last pass takes at a time, however large the minibatches.
+LARGEST_POSE_BATCH = 400
+
 
 @dataclass(frozen=True)
 class Step:
@@ -30,6 +33,29 @@ class Step:
 
 
 @dataclass(frozen=True)
+class StepDecay:
+    """ε = max(1/16, 2^(1 − ⌊iteration/150⌋)) (CVPR 2015).
+
+    Parameters
+    ----------
+    first
+        ε at the start.
+    period
+        Iterations in which ε is halved.
+    least
+        Its lower bound; below 1/16 the average gradient converges in theory.
+    """
+
+    first: float = 2.0
+    period: int = 150
+    least: float = 1.0 / 16.0
+
+    def __call__(self, iteration: int) -> float:
+        """ε at an iteration, from 0."""
+        return max(self.least, self.first * 2.0 ** -(iteration // self.period))
+
+
+@dataclass(frozen=True)
 class March:
     """Frequency march from several random starts to one map, and a last pass for all poses.
 
@@ -45,8 +71,8 @@ class March:
         Fourier pixels at the start, when one start is left, and at the end.
     candidates
         Number of random starts.
-    minibatch
-        Images in an iteration of the march; the starts take half as many.
+    minibatch, start_minibatch
+        Images in an iteration of the march, and of the starts.
     select, march, settle
         Iterations until one start is left, then to the final radius, then at the final radius.
     rate, last_rate
@@ -60,6 +86,7 @@ class March:
     final_radius: float
     candidates: int = 4
     minibatch: int = 200
+    start_minibatch: int = 100
     select: int = 24
     march: int = 32
     settle: int = 14
@@ -74,7 +101,17 @@ class March:
     @property
     def total(self) -> int:
         """All iterations, those of the last pass included."""
-        return self.optimisation + math.ceil(self.particles / self.minibatch)
+        return self.optimisation + math.ceil(self.particles / self.pose_batch)
+
+    @property
+    def judged_every(self) -> int:
+        """Iterations between judgements on held-out images: a pass over the others, within bounds."""
+        return min(max(self.particles // self.minibatch, 5), 25)
+
+    @property
+    def pose_batch(self) -> int:
+        """Images in an iteration of the last pass."""
+        return min(self.minibatch, LARGEST_POSE_BATCH)
 
     def __getitem__(self, iteration: int) -> Step:
         """What iteration number ``iteration``, from 0, does."""
@@ -85,7 +122,8 @@ class March:
             # The last third is at the radius of selection.
             fraction = min(1.0, iteration / (2 * self.select / 3))
             radius = self.start_radius + fraction * (self.select_radius - self.start_radius)
-            return Step("starts", radius, self.rate, math.ceil(batch / 2), self._survivors(iteration))
+            images = min(self.start_minibatch, self.particles)
+            return Step("starts", radius, self.rate, images, self._survivors(iteration))
         if iteration < self.select + self.march:
             fraction = (iteration - self.select + 1) / self.march
             radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
@@ -94,7 +132,7 @@ class March:
             fraction = (iteration - self.select - self.march + 1) / self.settle
             rate = self.rate / (1.0 + fraction * (self.rate / self.last_rate - 1.0))
             return Step("settle", self.final_radius, rate, batch, 1)
-        return Step("poses", self.final_radius, 0.0, batch, 1)
+        return Step("poses", self.final_radius, 0.0, self.pose_batch, 1)
 
     def _survivors(self, iteration: int) -> int:
         """Half are dropped when half, and the rest when all, of the iterations before selection are done."""

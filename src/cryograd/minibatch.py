@@ -1,0 +1,105 @@
+"""What an iteration looks at: which images, whitened, and at which poses."""
+
+import numpy as np
+import torch
+
+from cryograd.data.cache import Loaded
+from cryograd.fourier import HalfDisc
+from cryograd.pose.inference import Level, Search
+from cryograd.pose.posterior import Batch
+from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
+from cryograd.pose.sampling import Sampling
+from cryograd.prepare import Setup
+from cryograd.state import State
+
+# Radius in Fourier pixels up to which the pose search is exhaustive.
+COARSE_RADIUS = 8.0
+# Radius up to which one refinement is enough.
+MIDDLE_RADIUS = 14.0
+# Side of the shared grid's cells in angles atan(1/r), and shift spacings per resolution element; beyond the
+# middle radius, where two refinements have to reach the angles that the final radius needs, they are finer.
+ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
+FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
+# Width of the shifts' prior as a fraction of the largest shift.
+SHIFT_SIGMA = 0.45
+# Å by which the mask of an image is wider than the particle once its centre is known.
+MASK_MARGIN = 10.0
+
+
+def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The next images, and the number of their minibatch in the partition, of how many.
+
+    Where the solver wants a partition, every epoch takes its minibatches in a new order; else the images come
+    from an endless sequence in which every epoch is a new shuffle.
+    """
+    if setup.solver.batch:
+        return setup.train, (0, 1)
+    if setup.solver.partitioned:
+        count = len(setup.partition)
+        epoch, place = divmod(state.iteration, count)
+        number = int(np.random.default_rng([setup.seed, 1, epoch]).permutation(count)[place])
+        return setup.partition[number], (number, count)
+    n, drawn = len(setup.train), state.images_drawn
+    epochs = range(drawn // n, (drawn + images - 1) // n + 1)
+    order = np.concatenate([np.random.default_rng([setup.seed, 1, e]).permutation(n) for e in epochs])
+    first = drawn - epochs[0] * n
+    return setup.train[np.unique(order[first : first + images])], (0, 1)
+
+
+def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -> tuple[Batch, Loaded]:
+    """Load a minibatch and divide it by the noise.
+
+    Masks follow the particles' centres once these are known.
+    """
+    margins = np.where(state.posterior.visited[indices], MASK_MARGIN, np.inf)
+    loaded = setup.images.load(indices, disc, state.posterior.shifts[indices], margins)
+    variance = state.noise.on_disc(disc, loaded.group)
+    images = loaded.images * variance.rsqrt()
+    log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)
+    return Batch(images, loaded.ctf * variance.rsqrt(), log_norm), loaded
+
+
+def search_at(setup: Setup, radius: float, iteration: int) -> Search:
+    """How poses are searched at a radius: exhaustively up to a point, from there on by refining cells."""
+    rng = np.random.default_rng([setup.seed, 2, iteration])
+    coarse, fine = min(radius, COARSE_RADIUS), radius > MIDDLE_RADIUS
+    angle_cells, shift_cells = (FINE_ANGLE_CELLS, FINE_SHIFT_CELLS) if fine else (ANGLE_CELLS, SHIFT_CELLS)
+    rotations = RotationGrid.covering(angle_cells * angular_spacing(coarse), setup.group).turned(rng)
+    shifts = _shifts(setup, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
+    if radius <= COARSE_RADIUS and not setup.hard:
+        levels = ()
+    elif fine:
+        levels = (Level(48, 8, MIDDLE_RADIUS), Level(12, 8, radius))
+    else:
+        levels = (Level(48, 8, radius),)
+    remembered = None if setup.sampler is None else iteration
+    return Search(coarse, rotations, shifts, levels, remembered, setup.hard)
+
+
+def drawn_poses(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sampling | None:
+    """Poses drawn for each image of a minibatch.
+
+    None while starts compete, whose posteriors differ; if an image has not been visited since; and as long as
+    proposals are uniform, since a sample would save nothing.
+    """
+    if setup.sampler is None or state.stage == "starts":
+        return None
+    sampler = setup.sampler
+    remembered = [state.memory.recall(i) for i in indices]
+    trusted = [seen for seen in remembered if seen is not None and seen.iteration >= sampler.annealing.period]
+    if len(trusted) < len(remembered):
+        return None
+    quadrature = PoseGrid.covering(
+        angular_spacing(radius), setup.group, _shifts(setup, radius, FINE_SHIFT_CELLS)
+    )
+    draws = [
+        sampler.draw(seen, quadrature, np.random.default_rng([setup.seed, 4, state.iteration, int(index)]))
+        for index, seen in zip(indices, trusted, strict=True)
+    ]
+    return Sampling(quadrature, draws, state.iteration)
+
+
+def _shifts(setup: Setup, radius: float, cells: float, offset: np.ndarray | None = None) -> ShiftGrid:
+    """Shifts with so many spacings per resolution element of a radius."""
+    sigma = max(SHIFT_SIGMA * setup.max_shift, setup.images.extent / setup.images.size)
+    return ShiftGrid.covering(setup.images.extent / radius / cells, setup.max_shift, sigma, offset)

@@ -1,0 +1,109 @@
+"""Every solver on the same problems, and what each promises."""
+
+import pytest
+import torch
+from quadratic import RADIUS, SIZE, Quadratic
+
+from cryograd.fourier import fourier_3d, radius_grid
+from cryograd.solvers.em import EM
+from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
+from cryograd.solvers.preconditioned import Preconditioned
+from cryograd.solvers.protocol import Solver
+from cryograd.solvers.sagd import SAGD, gradient_bytes
+from cryograd.solvers.schedule import StepDecay
+from cryograd.solvers.sgd import SGD
+
+STEADY = StepDecay(first=1.0, least=1.0)
+SOLVERS: list[tuple[Solver, int]] = [
+    (Preconditioned(), 40),
+    (SAGD(decay=STEADY), 150),
+    (SGD(decay=STEADY), 150),
+    (EM(), 3),
+]
+NAMES = [type(solver).__name__ for solver, _ in SOLVERS]
+
+
+@pytest.mark.parametrize(("solver", "steps"), SOLVERS, ids=NAMES)
+def test_converges_to_the_minimum(solver: Solver, steps: int) -> None:
+    problem = Quadratic.random(10.0)
+    assert problem.error(problem.solve(solver, steps)) < 0.02
+
+
+@pytest.mark.parametrize(("solver", "steps"), SOLVERS, ids=NAMES)
+def test_frequencies_that_are_not_open_do_not_move(solver: Solver, steps: int) -> None:
+    problem = Quadratic(torch.randn(1, SIZE, SIZE, SIZE), torch.ones(SIZE, SIZE, SIZE // 2 + 1))
+    change = fourier_3d(problem.solve(solver, 2, radii=(3.0, 3.0))).abs()
+    k = radius_grid(SIZE, 3)
+    assert change[k <= 3.0].max() > 1.0
+    assert change[k > 3.0].max() < 1e-4 * change[k <= 3.0].max()
+
+
+@pytest.mark.parametrize(("solver", "steps"), SOLVERS, ids=NAMES)
+def test_a_step_is_a_function_of_what_it_is_given(solver: Solver, steps: int) -> None:
+    problem = Quadratic.random(10.0, parts=2, disagreement=1.0)
+    assert torch.equal(problem.solve(solver, 3), problem.solve(solver, 3))
+
+
+def test_average_gradients_forget_which_minibatch_came_last() -> None:
+    """Where minibatches disagree SAGD reaches the minimum of their mean, and SGD circles around it."""
+    problem = Quadratic.random(4.0, parts=5, disagreement=2.0)
+    steady = StepDecay(first=0.5, least=0.5)
+    average = problem.error(problem.solve(SAGD(decay=steady), 400))
+    last = problem.error(problem.solve(SGD(momentum=0.0, decay=steady), 400))
+    assert average < 0.01
+    assert last > 10 * average
+
+
+def test_newly_opened_frequencies_move_by_their_own_mean() -> None:
+    """Two of three minibatches were last seen at a smaller radius: they do not count beyond it."""
+    problem = Quadratic.random(1.0, parts=3)
+    solver = SAGD(decay=StepDecay(first=0.5, least=0.5), search=LipschitzSearch(decay=1.0, start=1.0))
+    before = problem.solve(solver, 3, radii=(3.0, 3.0, 3.0))
+    after = problem.solve(solver, 4, radii=(3.0, 3.0, 3.0, RADIUS))
+    k = radius_grid(SIZE, 3)
+    new = (k > 3.0) & (k <= RADIUS - 2.0)
+    wanted = 0.5 * fourier_3d(problem.targets[0])
+    moved = fourier_3d(after - before)
+    assert float((moved - wanted)[new].abs().max()) < 1e-3 * float(wanted[new].abs().max())
+
+
+def test_the_memory_of_gradients_is_what_it_says() -> None:
+    problem = Quadratic.random(4.0, parts=3)
+    volume, solver = torch.zeros_like(problem.targets[0]), SAGD()
+    state = solver.init(volume)
+    for part in range(3):
+        state = solver.step(state, volume, problem.local(volume, part, RADIUS, 1.0, part)).state
+    for gradient in state.gradients:
+        assert gradient.dtype == torch.complex64
+        assert gradient.nbytes == pytest.approx(gradient_bytes(RADIUS), rel=0.1)
+    assert torch.allclose(state.total, torch.stack(state.gradients).sum(dim=0), atol=1e-4)
+    assert (state.count == 3).all()
+
+
+@pytest.mark.parametrize("largest", [0.01, 1.0, 300.0])
+def test_the_line_search_finds_the_largest_curvature_within_a_factor(largest: float) -> None:
+    problem = Quadratic.random(1.0)
+    problem = Quadratic(problem.targets, largest * problem.curvature)
+    volume, known, search = torch.zeros_like(problem.targets[0]), Lipschitz(), LipschitzSearch(every=1)
+    for iteration in range(12):
+        known = search(known, volume, problem.local(volume, iteration, RADIUS, 1.0, 0))
+    assert 0.69 * largest <= known.constant <= 2.1 * largest
+
+
+def test_the_line_search_rests_while_nothing_changes() -> None:
+    problem, search = Quadratic.random(1.0), LipschitzSearch(every=5)
+    volume = torch.zeros_like(problem.targets[0])
+    known = search(Lipschitz(), volume, problem.local(volume, 0, RADIUS, 1.0, 0))
+    assert search(known, volume, problem.local(volume, 4, RADIUS, 1.0, 0)) is known
+    assert search(known, volume, problem.local(volume, 5, RADIUS, 1.0, 0)) is not known
+    assert search(known, volume, problem.local(volume, 1, RADIUS - 1.0, 1.0, 0)) is not known
+
+
+def test_the_step_size_of_the_paper() -> None:
+    decay = StepDecay()
+    assert [decay(i) for i in (0, 149, 150, 300, 5000)] == [2.0, 2.0, 1.0, 0.5, 1 / 16]
+
+
+def test_the_m_step_is_exact_where_every_frequency_is_measured() -> None:
+    problem = Quadratic.random(30.0)
+    assert problem.error(problem.solve(EM(), 1)) < 1e-4
