@@ -6,6 +6,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from cryograd import prepare as preparation
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.config import Abinitio
 from cryograd.data.mrc import write_map
@@ -14,6 +15,7 @@ from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.prepare import prepare
+from cryograd.solvers.sagd import gradient_bytes
 
 BOX, PIXEL = 32, 6.0
 
@@ -82,3 +84,43 @@ def test_masked_images_are_refused_by_name(tmp_path: Path) -> None:
         mrc.data[3][np.hypot(*np.meshgrid(axis, axis)) > 12] = 0.0
     with pytest.raises(CryogradError, match=r"no noise outside the particle.* image 4 of .*particles\.mrcs"):
         prepare(particles, config())
+
+
+@pytest.mark.parametrize(("solver", "held"), [("preconditioned", 0), ("sagd", 2), ("sgd", 2), ("em", 0)])
+def test_the_papers_solvers_hold_images_out(particles: Particles, solver: str, held: int) -> None:
+    setup, _ = prepare(particles, config(solver=solver))
+    assert len(setup.held_out) == held
+    both = np.concatenate([setup.held_out, setup.train])
+    assert sorted(both) == list(range(len(particles)))
+
+
+def test_holding_out_most_images_is_refused(particles: Particles) -> None:
+    assert len(prepare(particles, config(held_out=10))[0].train) == 10
+    with pytest.raises(CryogradError, match="--held-out 11 leaves too few of 20 particles"):
+        prepare(particles, config(held_out=11))
+
+
+def test_a_partition_has_every_image_that_is_not_held_out_once(particles: Particles) -> None:
+    setup, _ = prepare(particles, config(solver="sagd", minibatch=4))
+    assert sorted(np.concatenate(setup.partition)) == sorted(setup.train)
+    assert {len(part) for part in setup.partition} <= {3, 4}
+
+
+def test_minibatches_grow_where_their_gradients_would_take_too_much_memory(
+    particles: Particles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, _ = prepare(particles, config(solver="sagd", minibatch=1))
+    assert len(setup.partition) == len(setup.train)
+    monkeypatch.setattr(preparation, "MEMORY_BYTES", 3 * gradient_bytes(setup.plan.final_radius))
+    setup, _ = prepare(particles, config(solver="sagd", minibatch=1))
+    assert len(setup.partition) == 3
+
+
+@pytest.mark.parametrize("solver", ["preconditioned", "sagd", "sgd", "em", "projection-matching"])
+@pytest.mark.parametrize("iterations", [3, 10, 333])
+def test_a_plan_has_the_iterations_that_were_asked_for(
+    particles: Particles, solver: str, iterations: int
+) -> None:
+    plan = prepare(particles, config(solver=solver, iterations=iterations))[0].plan
+    assert plan.optimisation == iterations
+    assert min(plan.select, plan.march, plan.settle) >= 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryograd import reconstruct
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
@@ -150,3 +151,60 @@ def test_optics_groups_of_different_sampling_go_together(tmp_path: Path) -> None
     density, pixel = full_volume(state, particles)
     assert density.shape == (BOX, BOX, BOX)
     assert pixel == 6.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["sagd", "sgd"])
+def test_the_average_and_the_last_gradients_find_the_molecule(particles: Particles, solver: str) -> None:
+    state = _run(particles, _config(solver=solver, iterations=90, minibatch=40, starts=2, held_out=0))
+    density, pixel = full_volume(state, particles)
+    truth = molecule(BOX, PIXEL)
+    _, values = fsc(align(density, truth, pixel, PIXEL).volume, truth)
+    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    assert resolution is not None
+    assert resolution < 20.0
+
+
+@pytest.mark.parametrize("solver", ["em", "projection-matching"])
+def test_an_iteration_over_all_images_raises_their_evidence(particles: Particles, solver: str) -> None:
+    config = _config(solver=solver, iterations=7, starts=1, max_resolution=29.0, start_resolution=30.0)
+    state = _run(particles, config, stop=7)
+    # After the first iteration images are masked around their particles.
+    evidence = np.array([row["log_evidence"] for row in state.history])[1:]
+    assert {row["images_drawn"] for row in state.history} == {240 * (i + 1) for i in range(7)}
+    # The grid of poses is turned every time, and its errors with it.
+    assert np.diff(evidence).min() > -0.5
+    assert evidence[-1] > evidence[0] + 5.0
+
+
+@pytest.mark.parametrize("solver", ["sagd", "sgd", "em"])
+def test_every_solver_resumes_with_the_same_bytes(particles: Particles, tmp_path: Path, solver: str) -> None:
+    config = _config(solver=solver, iterations=8, minibatch=60, starts=1, held_out=20, max_resolution=24.0)
+    whole = _run(particles, config, stop=7)
+    torch.save(_run(particles, config, stop=3).state_dict(), tmp_path / "state.pt")
+    saved = State.from_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(_run(particles, config, stop=7, resume=saved).volume, whole.volume)
+
+
+def test_a_run_ends_when_the_held_out_error_stalls(
+    particles: Particles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruct, "PATIENCE", 1)
+    config = _config(
+        solver="sagd",
+        iterations=300,
+        minibatch=60,
+        starts=1,
+        held_out=30,
+        max_resolution=38.0,
+        start_resolution=40.0,
+    )
+    state = _run(particles, config)
+    assert state.iteration == state.total_iterations
+    rows = [row for row in state.history if row["stage"] != "poses"]
+    assert len(rows) < 300
+    errors = [row["held_out_error"] for row in rows if row["stage"] == "settle" and "held_out_error" in row]
+    assert errors[-1] >= min(errors[:-1])
+    # Held-out images have poses, and no part in the map.
+    assert state.posterior.visited.all()
+    assert len(rows) * 52 <= max(row["images_drawn"] for row in rows) <= len(rows) * 53

@@ -29,15 +29,16 @@ MASK_MARGIN = 10.0
 def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The next images, and the number of their minibatch in the partition, of how many.
 
-    Where the solver wants a partition, every epoch takes its minibatches in a new order; else the images come
-    from an endless sequence in which every epoch is a new shuffle.
+    Where the solver wants a partition, its minibatches come in order once and at random ever after: steps
+    along average gradients that are all about as old as each other swing. Else the images come from an
+    endless sequence in which every epoch is a new shuffle.
     """
     if setup.solver.batch:
         return setup.train, (0, 1)
     if setup.solver.partitioned:
         count = len(setup.partition)
-        epoch, place = divmod(state.iteration, count)
-        number = int(np.random.default_rng([setup.seed, 1, epoch]).permutation(count)[place])
+        drawn = int(np.random.default_rng([setup.seed, 1, state.iteration]).integers(count))
+        number = state.iteration if state.iteration < count else drawn
         return setup.partition[number], (number, count)
     n, drawn = len(setup.train), state.images_drawn
     epochs = range(drawn // n, (drawn + images - 1) // n + 1)
@@ -74,6 +75,13 @@ def search_at(setup: Setup, radius: float, iteration: int) -> Search:
         levels = (Level(48, 8, radius),)
     remembered = None if setup.sampler is None else iteration
     return Search(coarse, rotations, shifts, levels, remembered, setup.hard)
+
+
+def poses_at(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Search | Sampling:
+    """The poses of the next minibatch: drawn where that slices the volume less often than a search."""
+    search = search_at(setup, radius, state.iteration)
+    drawn = drawn_poses(setup, state, indices, radius)
+    return search if drawn is None or drawn.slices > search.slices(len(indices)) else drawn
 
 
 def drawn_poses(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sampling | None:

@@ -42,8 +42,8 @@ COARSEST_RADIUS = 6.0
 # image once within bounds.
 STAGES: dict[str, tuple[int, int, int | None]] = {
     "preconditioned": (24, 32, None),
-    "sagd": (60, 240, 150),
-    "sgd": (60, 240, 150),
+    "sagd": (32, 128, 90),
+    "sgd": (32, 128, 90),
     "em": (6, 12, 4),
     "projection-matching": (6, 12, 4),
 }

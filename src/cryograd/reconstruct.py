@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.minibatch import drawn_poses, minibatch, search_at, whitened
+from cryograd.minibatch import minibatch, poses_at, search_at, whitened
 from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, Halves
 from cryograd.objective.shrinkage import SpectralPrior
@@ -75,7 +75,7 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
-    search = drawn_poses(setup, state, indices, step.radius) or search_at(setup, step.radius, state.iteration)
+    search = poses_at(setup, state, indices, step.radius)
     upper = torch.as_tensor(setup.half[indices], device=state.mask.device)
 
     def advance(candidate: Candidate) -> tuple[Candidate, Evaluation]:
@@ -108,7 +108,7 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     if best.marginals:
         state = replace(state, memory=state.memory.updated(indices, best.marginals))
     following = _following(state, step, best.poses, candidates, noise, table, len(indices))
-    following.history[-1]["poses_evaluated"] = best.points
+    following.history[-1]["points"] = best.points
     return _judged(setup, following, step)
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from cryograd.fourier import HalfDisc, lowpass_volume
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import Symmetrizer, group_matrices
+from cryograd.objective import likelihood
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.pose import posterior
 from cryograd.pose.inference import Level, Search
@@ -310,6 +312,83 @@ def test_curvature_of_a_minibatch_is_a_mean_over_its_images():
         mean = torch.stack([getattr(part, name) for part in parts]).mean(dim=0)
         assert relative_error(mean, getattr(whole, name)) < 1e-5, name
     assert whole.value == pytest.approx(np.mean([part.value for part in parts]), rel=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(), (Level(12, 6, RADIUS),)], ids=["shared", "refined"])
+def test_images_in_parts_are_the_same_as_together(levels, monkeypatch):
+    objective, search, batch = (
+        MarginalLikelihood(SIZE, EXTENT, RADIUS, block=2),
+        shared_search("C1", levels),
+        a_batch(),
+    )
+    volume, halves = a_volume().float(), Halves(a_volume(seed=3).float(), torch.arange(5) % 2 == 0)
+    whole = objective.evaluate(volume, batch, search, halves)
+    monkeypatch.setattr(likelihood, "PART", 2)
+    parts = objective.evaluate(volume, batch, search, halves)
+    assert len(parts.support) == 3
+    assert parts.value == pytest.approx(whole.value, rel=1e-6)
+    assert parts.points == whole.points
+    for name in ("gradient", "curvature", "weights", *(["slope", "residual"] if levels else [])):
+        assert relative_error(getattr(parts, name), getattr(whole, name)) < 1e-5, name
+    assert torch.equal(parts.poses.rotations, whole.poses.rotations)
+    assert objective.value(volume, batch, parts.support) == pytest.approx(whole.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(), (Level(4, 2, RADIUS),)], ids=["shared", "refined"])
+def test_the_value_on_fixed_poses_has_the_gradient_that_was_evaluated(levels):
+    objective, search, batch = (
+        MarginalLikelihood(SIZE, EXTENT, RADIUS),
+        shared_search("C1", levels),
+        a_batch(),
+    )
+    volume = a_volume().float()
+    found = objective.evaluate(volume, batch, search)
+    assert objective.value(volume, batch, found.support) == pytest.approx(found.value, rel=1e-6)
+    direction = a_volume(seed=4).float() - volume
+    step = 0.02
+    ahead, behind = (objective.value(volume + s * direction, batch, found.support) for s in (step, -step))
+    slope = float((found.gradient.double() * direction.double()).sum())
+    assert (ahead - behind) / (2 * step) == pytest.approx(slope, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["C1", "D2"])
+def test_the_normal_product_is_nearly_that_of_the_complete_data(name):
+    objective, batch = MarginalLikelihood(SIZE, EXTENT, RADIUS, name), a_batch(n=40)
+    search = shared_search(name)
+    volume, a, b = (a_volume(seed).float() for seed in (0, 3, 4))
+    found, statistics = (
+        objective.evaluate(volume, batch, search),
+        objective.infer(volume, batch, search).statistics,
+    )
+
+    def energy(u, v):
+        points = slice_points(DISC)
+        slices = [
+            objective.projector.sample(objective.transform(x), statistics.rotations, points) for x in (u, v)
+        ]
+        return float((statistics.power * (slices[0].conj() * slices[1]).real).sum()) * 2 / len(batch)
+
+    images = [objective.normal(found.weights, v) for v in (a, b)]
+    assert float((a * images[1]).sum()) == pytest.approx(float((b * images[0]).sum()), rel=1e-4)
+    assert float((a * images[0]).sum()) == pytest.approx(energy(a, a), rel=0.05)
+    assert float((a * images[1]).sum()) == pytest.approx(energy(a, b), rel=0.05)
+
+
+def test_an_assignment_counts_each_image_once_at_its_best_pose():
+    level = Level(10**6, 10**6, RADIUS)
+    batch, volume = a_batch(), a_volume().float()
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
+    soft, hard = (
+        objective.infer(volume, batch, replace(shared_search("C1", (level,)), hard=hard))
+        for hard in (False, True)
+    )
+    assert torch.equal(hard.poses.rotations, soft.poses.rotations)
+    assert torch.allclose(hard.poses.max_probability, torch.ones(len(batch)))
+    assert hard.statistics.image is not None
+    assert hard.statistics.image.tolist() == list(range(len(batch)))
+    assert torch.allclose(hard.statistics.power, batch.ctf.square())
+    phases = shift_phases(FREQUENCIES, hard.poses.shifts)
+    assert torch.allclose(hard.statistics.cross, batch.ctf * batch.images * phases.conj(), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["C1", "D2"])

@@ -63,6 +63,10 @@ class Search:
     iteration: int | None = None
     hard: bool = False
 
+    def slices(self, images: int) -> int:
+        """Slices of the volume that so many images take."""
+        return len(self.rotations.matrices) + images * sum(8 * level.rotations for level in self.levels)
+
 
 @dataclass(frozen=True)
 class Refined:

@@ -70,6 +70,11 @@ class Sampling:
     draws: Sequence[PoseDraw]
     iteration: int
 
+    @property
+    def slices(self) -> int:
+        """Slices of the volume that all images take."""
+        return sum(len(d.directions.indices) * len(d.in_plane.indices) for d in self.draws)
+
     def part(self, images: slice) -> "Sampling":
         """The draws of some of the images."""
         return replace(self, draws=self.draws[images])
