@@ -61,9 +61,9 @@ def test_halves_do_not_follow_the_order_of_the_file(particles: Particles) -> Non
 
 
 def test_importance_sampling_has_a_memory_and_search_has_none(particles: Particles) -> None:
-    assert len(prepare(particles, config())[1].memory.iteration) == 0
+    assert len(prepare(particles, config())[1].memory) == 0
     setup, state = prepare(particles, config(proposal="importance", samples=3.0))
-    assert len(state.memory.iteration) == len(particles)
+    assert len(state.memory) == len(particles)
     assert setup.sampler is not None
     assert setup.sampler.samples == 3.0
 

@@ -67,13 +67,15 @@ def search_at(setup: Setup, radius: float, iteration: int) -> Search:
     angle_cells, shift_cells = (FINE_ANGLE_CELLS, FINE_SHIFT_CELLS) if fine else (ANGLE_CELLS, SHIFT_CELLS)
     rotations = RotationGrid.covering(angle_cells * angular_spacing(coarse), setup.group).turned(rng)
     shifts = _shifts(setup, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
+    remembered = None if setup.sampler is None else iteration
+    # A sampler cannot find what the search before it has lost.
+    first, second = (48, 12) if remembered is None else (192, 48)
     if radius <= COARSE_RADIUS and not setup.hard:
         levels = ()
     elif fine:
-        levels = (Level(48, 8, MIDDLE_RADIUS), Level(12, 8, radius))
+        levels = (Level(first, 8, MIDDLE_RADIUS), Level(second, 8, radius))
     else:
-        levels = (Level(48, 8, radius),)
-    remembered = None if setup.sampler is None else iteration
+        levels = (Level(first, 8, radius),)
     return Search(coarse, rotations, shifts, levels, remembered, setup.hard)
 
 

@@ -184,7 +184,7 @@ class State:
             "mask": cpu.mask,
             "noise": cpu.noise.variance,
             "posterior": {k: torch.from_numpy(v) for k, v in vars(self.posterior).items()},
-            "memory": {k: torch.from_numpy(v) for k, v in vars(self.memory).items()},
+            "memory": {k: torch.from_numpy(v) for k, v in self.memory.state_dict().items()},
         }
 
     @staticmethod
@@ -192,7 +192,7 @@ class State:
         """Undo `state_dict`, on the CPU."""
         candidates = tuple(Candidate.from_state_dict(c) for c in saved["candidates"])
         posterior = PosteriorTable(**{k: v.numpy() for k, v in saved["posterior"].items()})
-        memory = Memory(**{k: v.numpy() for k, v in saved["memory"].items()})
+        memory = Memory.from_state_dict({k: v.numpy() for k, v in saved["memory"].items()})
         restored = {
             "candidates": candidates,
             "noise": Noise(saved["noise"]),

@@ -137,6 +137,17 @@ def test_sums_over_draws_are_unbiased():
     assert error < 0.02 * values.sum()
 
 
+def test_points_that_would_be_drawn_often_are_drawn_once_and_weigh_one():
+    q = np.full(1000, 0.1 / 997)
+    q[[3, 500, 999]] = 0.3
+    for number in range(50):
+        found = draw(q, 5.0, np.random.default_rng(number))
+        assert {3, 500, 999} <= set(found.indices.tolist())
+        assert len(set(found.indices.tolist())) == len(found.indices)
+        weights = dict(zip(found.indices.tolist(), np.exp(found.log_weights), strict=True))
+        assert weights[3] == weights[500] == weights[999] == 1.0
+
+
 def test_a_proposal_is_near_what_is_remembered():
     seen, poses = some_memory(), quadrature(0.1, lattice=1.0)
     q = propose(seen, poses, group_matrices("C1"), Annealing())
@@ -261,16 +272,19 @@ def test_what_is_remembered_comes_back():
     assert (back.angle, back.length, back.iteration) == (0.5, 3.0, 12)
     assert np.allclose(back.anchors.points, seen.anchors.points, atol=1e-6)
     assert np.allclose(back.shifts.probabilities, seen.shifts.probabilities, atol=1e-6)
-    # A shorter marginal leaves nothing of a longer one behind.
-    short = Remembered(
-        *(Marginal(m.points[:1], np.ones(1)) for m in (seen.anchors, seen.in_plane, seen.shifts)),
-        0.1,
-        1.0,
-        13,
-    )
-    again = later.updated(np.array([1]), [short]).recall(1)
-    assert again is not None
-    assert len(again.anchors.probabilities) == len(again.shifts.probabilities) == 1
+    assert np.allclose(back.in_plane.points, seen.in_plane.points, atol=1e-6)
+
+
+def test_a_memory_survives_a_checkpoint():
+    memory = Memory.empty(5).updated(np.array([3, 1]), [some_memory(seed=1), some_memory(seed=2)])
+    for before in (memory, Memory.empty(2), Memory.empty(0)):
+        after = Memory.from_state_dict(before.state_dict())
+        assert [row is None for row in after.rows] == [row is None for row in before.rows]
+        for a, b in zip(after.rows, before.rows, strict=True):
+            if a is not None and b is not None:
+                assert all(
+                    np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+                )
 
 
 def test_only_the_most_probable_points_are_remembered():

@@ -280,7 +280,8 @@ def evaluate_local(
     slices = projector.sample(grid, cells.rotations.reshape(-1, 3, 3), points).view(b, m, -1)
     templates = shifted_templates(batch, shift_phases(frequencies, cells.shifts))
     scores = torch.bmm(templates, as_real(slices).transpose(1, 2))
-    power = torch.bmm(slices.abs().square(), batch.ctf.square()[:, :, None]).squeeze(-1)
+    squares = slices.real.square() + slices.imag.square()
+    power = torch.bmm(squares, batch.ctf.square()[:, :, None]).squeeze(-1)
     logits = (2.0 * scores + (log_rotation - power)[:, None] + log_shift[:, :, None]).view(b, -1)
     top = logits.amax(dim=1, keepdim=True)
     joint = torch.softmax(logits, dim=1).view(scores.shape)
@@ -302,7 +303,8 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     weight = marginal[image, rotation] / kept[image]
     power = weight[:, None] * batch.ctf.square()[image]
     slices = local.slices[image, rotation]
-    explained = power * slices.abs().square() - 2.0 * (slices.conj() * cross).real
+    squares = slices.real.square() + slices.imag.square()
+    explained = power * squares - 2.0 * (slices.conj() * cross).real
     residual = batch.images.abs().square().index_add(0, image, explained)
     return Statistics(cells.rotations[image, rotation], slices, cross, power, image), residual
 

@@ -2,8 +2,8 @@
 
 What an image's posterior was at its last visit, as sparse marginals over directions, in-plane angles and
 shifts, says where its posterior will be now. Each marginal is tempered, spread by a kernel onto the present
-quadrature and mixed with a uniform distribution; the points that are drawn from it, weighted by count / N q,
-estimate the sum over all of them without bias.
+quadrature and mixed with a uniform distribution; the points that are drawn from it, weighted by one over the
+probability that they are, estimate the sum over all of them without bias.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from cryograd.pose.quadrature import PoseGrid
 from cryograd.rotations import FloatArray, in_plane_angle, transported
 
 # Points of a marginal that are remembered, and the width of the kernels in cells of the coarser quadrature.
-REMEMBERED, WIDTH = 48, 0.5
+# Seven equivalent views of a noisy image need more than a hundred.
+REMEMBERED, WIDTH = 128, 0.5
 # Rotations of a posterior that its marginals are made of, and the angle in spacings within which their
 # directions are one.
-CONSIDERED, SAME_DIRECTION = 192, 0.5
+CONSIDERED, SAME_DIRECTION = 768, 0.5
 # Kernels are zero where they are below exp of minus this.
 NEGLIGIBLE_EXPONENT = 18.0
 
@@ -128,7 +129,7 @@ def remember(
 
 @dataclass(frozen=True)
 class Draw:
-    """Distinct points that were drawn from a quadrature of J: indices and log importance weights (n,)."""
+    """Distinct points that were drawn from a quadrature: indices and log importance weights (n,)."""
 
     indices: np.ndarray
     log_weights: FloatArray
@@ -159,13 +160,19 @@ def effective_size(q: FloatArray) -> float:
 
 
 def draw(q: FloatArray, samples_per_effective: float, rng: np.random.Generator) -> Draw:
-    """N = s₀ · ESS points with their weights; all points, of weight one, where N would not be fewer."""
+    """About N = s₀ · ESS points, each at most once, with weights; all points where N would not be fewer.
+
+    Systematic sampling: a point is taken with probability π = min(1, N q) and weighs 1/π. Points that would
+    be drawn more than once weigh 1, where the count of independent draws would scatter by its square root.
+    """
     n = int(np.ceil(samples_per_effective * effective_size(q)))
     if n >= len(q):
         return Draw(np.arange(len(q)), np.zeros(len(q)))
-    counts = rng.multinomial(n, q / q.sum())
-    indices = np.flatnonzero(counts)
-    return Draw(indices, np.log(counts[indices] / (n * q[indices])))
+    inclusion = np.minimum(n * q / q.sum(), 1.0)
+    certain = inclusion >= 1.0
+    ticks = np.floor(np.cumsum(np.where(certain, 0.0, inclusion)) + rng.random())
+    indices = np.flatnonzero(certain | (np.diff(ticks, prepend=0.0) > 0))
+    return Draw(indices, -np.log(inclusion[indices]))
 
 
 def fisher_kernel(cosines: FloatArray, width: float) -> FloatArray:

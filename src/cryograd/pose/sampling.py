@@ -108,7 +108,8 @@ def evaluate_sampled(
 ) -> Sampled:
     """Evaluate one image at its drawn poses.
 
-    Σ w p(X | pose) over all poses is estimated by Σ w p(X | pose) count / (N q) over the drawn ones.
+    Σ w p(X | pose) over all poses is estimated by Σ w p(X | pose) / π over the drawn ones, π being the
+    product of the probabilities that direction, in-plane angle and shift are drawn.
 
     Parameters
     ----------

@@ -1,0 +1,194 @@
+"""What the experiments share: sizes, molecules, simulated particles, runs and their scores."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+import cryograd
+from cryograd.config import Abinitio
+from cryograd.data.density import assemble, model_density, on_symmetry_axes, read_model
+from cryograd.data.mrc import read_map
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import Particles, read_particles
+from cryograd.data.simulate import Simulation, density_diameter, simulate
+from cryograd.reconstruct import abinitio
+from cryograd.state import State, full_volume
+from cryograd.threads import set_threads
+from cryograd.validation.alignment import align
+from cryograd.validation.fsc import fsc, resolution_at
+
+matplotlib.use("Agg")
+
+# This B-factor in Å² removes the ringing of a hard cut at Nyquist; images are shifted by up to 10 Å.
+B_FACTOR, MAX_SHIFT = 100.0, 12.0
+SYMMETRY = {"groel-groes": "C7", "t20s": "D7", "groel": "D7"}
+# (rot, tilt) in radians: one along the main axis and two from its side, as of particles that lie on a film.
+PREFERRED_VIEWS = ((0.0, 0.0), (0.4, 1.5), (2.2, 1.3))
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is.
+
+    Parameters
+    ----------
+    name
+        ``paper``, ``small`` or ``quick``.
+    box, pixel_size
+        Of the images; pixels and Å.
+    particles
+        Number of images.
+    snr
+        Signal-to-noise ratio inside the particle's circle.
+    start_resolution, finest
+        First and last resolution of the march in Å.
+    minibatch
+        Images in an iteration.
+    passes
+        Times that a run draws every image, at least.
+    """
+
+    name: str
+    box: int
+    pixel_size: float
+    particles: int
+    snr: float
+    start_resolution: float
+    finest: float
+    minibatch: int
+    passes: float
+
+    @property
+    def extent(self) -> float:
+        """Side of the box in Å."""
+        return self.box * self.pixel_size
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of a run; a fifth more than full minibatches need, since the first ones are half."""
+        return math.ceil(1.2 * self.passes * self.particles / self.minibatch)
+
+
+# The paper's set of simulated images and its 5,000 iterations' march, in as many passes as its figures show.
+PAPER = Size("paper", 128, 2.8, 40_000, 0.05, 40.0, 10.0, 200, 5.0)
+SMALL = Size("small", 64, 5.6, 1000, 0.1, 40.0, 18.0, 100, 6.0)
+QUICK = Size("quick", 32, 11.2, 400, 0.3, 60.0, 25.0, 50, 6.0)
+
+
+def arguments(description: str | None, argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line, with the `Size` they ask for as ``size``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder that holds structures/*.pdb.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for figures and particles")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="a size that takes minutes")
+    sizes.add_argument("--small", action="store_true", help="a size for many runs, which takes an hour")
+    parser.add_argument("--particles", type=int, help="images, in place of the size's own number")
+    parser.add_argument("--passes", type=float, help="passes over the images, in place of the size's own")
+    parser.add_argument(
+        "--symmetry", default="C1", help="point group of the main run; the paper imposes none"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options = parser.parse_args(argv)
+    size = QUICK if options.quick else SMALL if options.small else PAPER
+    given = {
+        key: getattr(options, key) for key in ("particles", "passes") if getattr(options, key) is not None
+    }
+    options.size = replace(size, **given)
+    set_threads(options.threads)
+    return options
+
+
+def density(name: str, size: Size, data: Path) -> np.ndarray:
+    """Density (L, L, L) of one of the molecules of `SYMMETRY` on its symmetry axes."""
+    structures = data / "structures"
+    if name == "groel-groes":
+        subunits = [read_model(structures / f"groel_1gru_{chain}.pdb.gz") for chain in "AH"]
+        model = assemble(subunits, "C7", read_model(structures / "groes_1gru.pdb.gz"))
+    else:
+        file = {"t20s": "t20s_6bdf.pdb.gz", "groel": "groel_1mnf.pdb.gz"}[name]
+        model = on_symmetry_axes(read_model(structures / file), SYMMETRY[name])
+    return model_density(model, size.box, size.pixel_size, b_factor=B_FACTOR)
+
+
+def particles_of(
+    name: str,
+    size: Size,
+    data: Path,
+    folder: Path,
+    views: Literal["uniform", "biased"] = "uniform",
+    seed: int = 0,
+) -> tuple[Particles, np.ndarray]:
+    """Simulated particles with their true poses, and the truth; from the folder if they are there already."""
+    wanted = {key: getattr(size, key) for key in ("box", "pixel_size", "particles", "snr")}
+    wanted |= {"molecule": name, "views": views, "seed": seed}
+    settings = folder / "settings.json"
+    if not settings.is_file() or json.loads(settings.read_text()) != wanted:
+        optics = Optics("simulated", electron_wavelength(300.0), 2.7e7, 0.1, size.pixel_size, size.box)
+        preferred = PREFERRED_VIEWS if views == "biased" else ()
+        simulation = Simulation(size.particles, (optics,), snr=size.snr, preferred_views=preferred, seed=seed)
+        simulate(density(name, size, data), size.pixel_size, simulation, folder)
+        settings.write_text(json.dumps(wanted, indent=2) + "\n")
+    return read_particles(folder / "particles.star"), read_map(folder / "truth.mrc")[0]
+
+
+def configuration(size: Size, folder: Path, truth: np.ndarray, **changes: Any) -> Abinitio:
+    """Options of a run on the particles in a folder; by default from one random start, as in the paper."""
+    options = {
+        "particle_diameter": min(0.95 * size.extent, 1.1 * density_diameter(truth, size.pixel_size)),
+        "max_shift": MAX_SHIFT,
+        "max_resolution": size.finest,
+        "start_resolution": size.start_resolution,
+        "minibatch": size.minibatch,
+        "iterations": size.iterations,
+        "starts": 1,
+    }
+    return Abinitio(particles=folder / "particles.star", output=folder / "run", **(options | changes))
+
+
+def reconstruct(
+    particles: Particles, config: Abinitio, every: Callable[[State], None] | None = None
+) -> State:
+    """The last state of a run, after showing each one to ``every``."""
+    state = None
+    for state in abinitio(particles, config):
+        if every is not None:
+            every(state)
+    assert state is not None
+    return state
+
+
+def score(state: State, particles: Particles, truth: np.ndarray, pixel_size: float) -> dict[str, Any]:
+    """Agreement of a state's map with the truth, see `agreement`."""
+    volume, pixel = full_volume(state, particles)
+    return agreement(align(volume, truth, pixel, pixel_size).volume, truth, pixel_size)
+
+
+def agreement(aligned: np.ndarray, truth: np.ndarray, pixel_size: float) -> dict[str, Any]:
+    """Fourier shell correlation of an aligned map with the truth, and where in Å it falls to one half."""
+    _, values = fsc(aligned, truth)
+    resolution = resolution_at(values, 0.5, len(truth), pixel_size)
+    return {"fsc": values.tolist(), "fsc05_angstrom": None if resolution is None else float(resolution)}
+
+
+def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[str, Any]) -> None:
+    """Write NAME.png, and NAME.json with the record and what it was made with."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    asked = {key: value for key, value in vars(options).items() if key != "size"}
+    made = {"cryograd": cryograd.__version__, "size": asdict(options.size), "options": asked}
+    figure.savefig(options.output / f"{name}.png", dpi=150, bbox_inches="tight")
+    path = options.output / f"{name}.json"
+    path.write_text(json.dumps(made | record, indent=2, default=str) + "\n")
+    print(path.with_suffix(".png"), path, flush=True)

@@ -1,0 +1,148 @@
+"""Error of importance sampling against the exhaustive sum over the same quadrature, by number of draws.
+
+What an image remembers comes from a visit at a map that is coarser and noisier than the one its evidence
+is then estimated at, as in a run. For every s0 (draws as a multiple of a proposal's effective size) the
+figure shows |Δ log p| over images and draws, the fraction of the quadrature that was evaluated, and the
+cosine of the minibatch's gradient with the exhaustive one. Relative errors are of log p of the Fourier
+coefficients that are compared, with the constants of their normal distribution.
+
+    python sampling_accuracy.py DATA -o FOLDER [--quick]
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import arguments, save
+from converged import at_map, converged, visited
+from cryograd.fourier import lowpass_volume
+from cryograd.minibatch import drawn_poses, whitened
+from cryograd.model.projection import slice_points
+from cryograd.model.shift import shift_phases
+from cryograd.objective.likelihood import MarginalLikelihood
+from cryograd.pose.posterior import Batch, Cells, evaluate_exhaustive, evaluate_local, local_statistics
+from cryograd.pose.proposal import propose
+from cryograd.pose.quadrature import PoseGrid
+from cryograd.rotations import FloatArray
+
+SAMPLES, DRAWS = (1.0, 3.0, 10.0, 30.0, 100.0), 5
+# Images and Fourier pixels that exhaustive sums can afford.
+AFFORDABLE = {"paper": (200, 12.0), "quick": (40, 8.0)}
+# The map of the visit before: a coarser resolution, and noise as a fraction of its root mean square.
+COARSER, NOISE = 0.8, 0.3
+# Share of the quadrature beyond which a sample is as good as the exhaustive sum, and not worth its time.
+LARGEST_SHARE = 0.2
+# Directions that are evaluated at a time, and responsibility below which a rotation is left out of gradients.
+CHUNK, NEGLIGIBLE = 256, 1e-4
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Exhaustive sums over a quadrature at one map: one image at a time."""
+
+    likelihood: MarginalLikelihood
+    quadrature: PoseGrid
+    grid: Tensor
+
+    def chunks(self, anchors: FloatArray) -> Iterator[Tensor]:
+        """All rotations, in-plane angles counting from anchors (D, 3, 3)."""
+        angles, directions = np.arange(len(self.quadrature.in_plane)), np.arange(len(self.quadrature.angles))
+        for start in range(0, len(directions), CHUNK):
+            part = directions[start : start + CHUNK]
+            rotations = self.quadrature.rotations(part, angles, anchors[part])
+            yield torch.as_tensor(rotations, dtype=torch.float32, device=self.grid.device).flatten(0, 1)
+
+    def evaluate(self, image: Batch, anchors: FloatArray) -> tuple[float, Tensor]:
+        """log p(X | V), and the image's part of the gradient on the padded grid."""
+        like = {"dtype": torch.float32, "device": self.grid.device}
+        projector, points = self.likelihood.projector, slice_points(self.likelihood.disc, self.grid.device)
+        frequencies = torch.as_tensor(self.likelihood.disc.frequencies / self.likelihood.extent, **like)
+        shifts = torch.as_tensor(self.quadrature.shifts.shifts, **like)
+        log_shift = torch.as_tensor(self.quadrature.shifts.log_weights, **like)
+        phases = shift_phases(frequencies, shifts)
+        found = []
+        for rotations in self.chunks(anchors):
+            slices = projector.sample(self.grid, rotations, points)
+            part = evaluate_exhaustive(image, slices, phases, log_shift, "highest", statistics=False)
+            # Of each part the weight of a rotation is one over the rotations of the part.
+            found.append((rotations, part.rotation_marginal[0], part.log_evidence + math.log(len(rotations))))
+        rotations, marginals, masses = zip(*found, strict=True)
+        total = torch.logsumexp(torch.cat(masses), dim=0)
+        weights = torch.cat([m * (mass - total).exp() for m, mass in zip(marginals, masses, strict=True)])
+        kept = torch.cat(rotations)[weights > NEGLIGIBLE]
+        cells = Cells(kept[None], shifts[None], self.quadrature.angle, self.quadrature.shifts.spacing)
+        flat = torch.zeros(1, 1, device=self.grid.device)
+        arguments = (self.grid, projector, points, frequencies, flat, log_shift[None])
+        statistics, _ = local_statistics(image, cells, evaluate_local(image, cells, *arguments))
+        misfit = statistics.power * statistics.slices - statistics.cross
+        return float(total) - math.log(len(weights)), projector.insert(misfit, statistics.rotations, points)
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    images, radius = AFFORDABLE[options.size.name]
+    options.size = replace(options.size, particles=images)
+    setup, state = converged(options, "accuracy", max_resolution=options.size.extent / radius, max_shift=None)
+    indices, truth = np.arange(images), lowpass_volume(state.volume, radius)
+    generator = torch.Generator().manual_seed(options.seed)
+    noise = torch.randn(truth.shape, generator=generator).to(truth) * truth.square().mean().sqrt()
+    earlier = lowpass_volume(state.volume + NOISE * noise, COARSER * radius)
+    state = at_map(visited(setup, at_map(state, earlier), indices, 1), truth)
+
+    likelihood = setup.likelihood(radius)
+    batch, _ = whitened(setup, state, indices, likelihood.disc)
+    drawn = drawn_poses(setup, state, indices, radius)
+    assert drawn is not None
+    assert setup.sampler is not None
+    quadrature = drawn.quadrature
+    reference = Reference(likelihood, quadrature, likelihood.transform(truth))
+    evidence, total = [], torch.zeros_like(reference.grid)
+    for i in indices:
+        seen = state.memory.recall(i)
+        assert seen is not None
+        anchors = propose(seen, quadrature, setup.sampler.group, setup.sampler.annealing).anchors
+        value, inserted = reference.evaluate(batch.part(slice(i, i + 1)), anchors)
+        evidence.append(value)
+        total += inserted
+    exact, gradient = np.array(evidence), likelihood.projector.transform_adjoint(total).flatten()
+
+    rows, errors = [], []
+    for samples in SAMPLES:
+        sampling = replace(setup, sampler=replace(setup.sampler, samples=samples))
+        draws = [
+            drawn_poses(sampling, replace(state, iteration=state.iteration + number), indices, radius)
+            for number in range(DRAWS)
+        ]
+        share = float(np.mean([len(d) for drawn in draws for d in drawn.draws])) / len(quadrature)
+        rows.append({"s0": samples, "fraction_evaluated": share})
+        if share < LARGEST_SHARE:
+            found = [likelihood.evaluate(truth, batch, drawn) for drawn in draws]
+            error = np.stack([f.poses.log_evidence.double().cpu().numpy() for f in found]) - exact
+            cosines = [float(torch.cosine_similarity(f.gradient.flatten(), gradient, dim=0)) for f in found]
+            errors.append(np.abs(error).ravel())
+            rows[-1] |= {
+                "median_absolute_error_nats": float(np.median(np.abs(error))),
+                "relative_rms_error_percent": float(100.0 * np.sqrt(np.mean((error / exact) ** 2))),
+                "mean_error_nats": float(error.mean()),
+                "gradient_cosine": float(np.mean(cosines)),
+            }
+        print(rows[-1], flush=True)
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    left.boxplot(errors, tick_labels=[f"{s:g}" for s in SAMPLES[: len(errors)]], sym="", whis=(5, 95))
+    left.set(yscale="log", xlabel="$s_0$", ylabel="|Δ log p| in nats (5, 25, 50, 75, 95 %)")
+    middle.loglog(SAMPLES, [row["fraction_evaluated"] for row in rows], "o-")
+    middle.set(xlabel="$s_0$", ylabel="fraction of the quadrature evaluated")
+    right.semilogx(SAMPLES[: len(errors)], [row["gradient_cosine"] for row in rows[: len(errors)]], "o-")
+    right.set(xlabel="$s_0$", ylabel="cosine with the exhaustive gradient")
+    record = {"images": images, "radius": radius, "quadrature": len(quadrature), "by_samples": rows}
+    save(options, "sampling_accuracy", figure, record)
+
+
+if __name__ == "__main__":
+    main()
