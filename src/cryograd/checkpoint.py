@@ -17,7 +17,7 @@ from cryograd.atomic import replacing
 from cryograd.errors import CryogradError
 
 # Raised when what is stored changes its meaning.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

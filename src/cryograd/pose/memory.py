@@ -62,7 +62,7 @@ def _packed(points: np.ndarray, marginal: Marginal) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Memory:
-    """The last posterior of every particle, None of one that has not been visited: 1 to 3 kB each."""
+    """The last posterior of every particle, None of one that has not been visited: at most 5 kB each."""
 
     rows: tuple[Row | None, ...]
 
