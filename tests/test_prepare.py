@@ -124,3 +124,8 @@ def test_a_plan_has_the_iterations_that_were_asked_for(
     plan = prepare(particles, config(solver=solver, iterations=iterations))[0].plan
     assert plan.optimisation == iterations
     assert min(plan.select, plan.march, plan.settle) >= 1
+
+
+def test_projection_matching_among_drawn_poses_is_refused(particles: Particles) -> None:
+    with pytest.raises(CryogradError, match="projection matching takes the best pose of a search"):
+        prepare(particles, config(solver="projection-matching", proposal="importance"))

@@ -14,6 +14,7 @@ from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.model.symmetry import group_matrices
 from cryograd.reconstruct import abinitio
+from cryograd.solvers.sagd import gradient_bytes
 from cryograd.state import State, full_volume
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
@@ -184,6 +185,8 @@ def test_every_solver_resumes_with_the_same_bytes(particles: Particles, tmp_path
     torch.save(_run(particles, config, stop=3).state_dict(), tmp_path / "state.pt")
     saved = State.from_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(_run(particles, config, stop=7, resume=saved).volume, whole.volume)
+    least = {"sagd": 4 * gradient_bytes(whole.radius), "sgd": whole.volume.nbytes, "em": 0}[solver]
+    assert whole.candidates[0].solver_bytes >= 0.9 * least
 
 
 def test_a_run_ends_when_the_held_out_error_stalls(

@@ -3,8 +3,8 @@
 What an image remembers comes from a visit at a map that is coarser and noisier than the one its evidence
 is then estimated at, as in a run. For every s0 (draws as a multiple of a proposal's effective size) the
 figure shows |Δ log p| over images and draws, the fraction of the quadrature that was evaluated, and the
-cosine of the minibatch's gradient with the exhaustive one. Relative errors are of log p of the Fourier
-coefficients that are compared, with the constants of their normal distribution.
+cosine of the minibatch's gradient with the exhaustive one, at two maps. Relative errors are of log p of the
+Fourier coefficients that are compared, with the constants of their normal distribution.
 
     python sampling_accuracy.py DATA -o FOLDER [--quick]
 """
@@ -28,11 +28,16 @@ from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose.posterior import Batch, Cells, evaluate_exhaustive, evaluate_local, local_statistics
 from cryograd.pose.proposal import propose
 from cryograd.pose.quadrature import PoseGrid
+from cryograd.prepare import Setup
 from cryograd.rotations import FloatArray
+from cryograd.state import State
 
-SAMPLES, DRAWS = (1.0, 3.0, 10.0, 30.0, 100.0), 5
+SAMPLES, DRAWS = (1.0, 3.0, 10.0, 30.0), 5
 # Images and Fourier pixels that exhaustive sums can afford.
-AFFORDABLE = {"paper": (200, 12.0), "quick": (40, 8.0)}
+AFFORDABLE = {"paper": (200, 12.0), "small": (100, 10.0), "quick": (20, 6.0)}
+# Maps, by their own resolution as a fraction of the radius: in a march newly opened frequencies have yet to
+# be filled; at the truth the gradient is all noise, which is the harder to repeat.
+MAPS = {"marching": 0.75, "converged": 1.0}
 # The map of the visit before: a coarser resolution, and noise as a fraction of its root mean square.
 COARSER, NOISE = 0.8, 0.3
 # Share of the quadrature beyond which a sample is as good as the exhaustive sum, and not worth its time.
@@ -83,29 +88,25 @@ class Reference:
         return float(total) - math.log(len(weights)), projector.insert(misfit, statistics.rotations, points)
 
 
-def main() -> None:
-    options = arguments(__doc__)
-    images, radius = AFFORDABLE[options.size.name]
-    options.size = replace(options.size, particles=images)
-    setup, state = converged(options, "accuracy", max_resolution=options.size.extent / radius, max_shift=None)
-    indices, truth = np.arange(images), lowpass_volume(state.volume, radius)
-    generator = torch.Generator().manual_seed(options.seed)
-    noise = torch.randn(truth.shape, generator=generator).to(truth) * truth.square().mean().sqrt()
-    earlier = lowpass_volume(state.volume + NOISE * noise, COARSER * radius)
-    state = at_map(visited(setup, at_map(state, earlier), indices, 1), truth)
-
+def sampled(
+    setup: Setup, state: State, current: Tensor, radius: float, generator: torch.Generator
+) -> tuple[list[dict[str, float]], list[FloatArray], int]:
+    """Errors by s0 at one map, |Δ log p| of all images and draws, and the points of the quadrature."""
+    indices = np.arange(len(setup.images.particles))
+    noise = torch.randn(current.shape, generator=generator).to(current) * current.square().mean().sqrt()
+    earlier = lowpass_volume(current + NOISE * noise, COARSER * radius)
+    state = at_map(visited(setup, at_map(state, earlier), indices, 1), current)
     likelihood = setup.likelihood(radius)
     batch, _ = whitened(setup, state, indices, likelihood.disc)
     drawn = drawn_poses(setup, state, indices, radius)
     assert drawn is not None
     assert setup.sampler is not None
-    quadrature = drawn.quadrature
-    reference = Reference(likelihood, quadrature, likelihood.transform(truth))
+    reference = Reference(likelihood, drawn.quadrature, likelihood.transform(current))
     evidence, total = [], torch.zeros_like(reference.grid)
     for i in indices:
         seen = state.memory.recall(i)
         assert seen is not None
-        anchors = propose(seen, quadrature, setup.sampler.group, setup.sampler.annealing).anchors
+        anchors = propose(seen, drawn.quadrature, setup.sampler.group, setup.sampler.annealing).anchors
         value, inserted = reference.evaluate(batch.part(slice(i, i + 1)), anchors)
         evidence.append(value)
         total += inserted
@@ -118,10 +119,10 @@ def main() -> None:
             drawn_poses(sampling, replace(state, iteration=state.iteration + number), indices, radius)
             for number in range(DRAWS)
         ]
-        share = float(np.mean([len(d) for drawn in draws for d in drawn.draws])) / len(quadrature)
+        share = float(np.mean([len(d) for drawn in draws for d in drawn.draws])) / len(drawn.quadrature)
         rows.append({"s0": samples, "fraction_evaluated": share})
         if share < LARGEST_SHARE:
-            found = [likelihood.evaluate(truth, batch, drawn) for drawn in draws]
+            found = [likelihood.evaluate(current, batch, drawn) for drawn in draws]
             error = np.stack([f.poses.log_evidence.double().cpu().numpy() for f in found]) - exact
             cosines = [float(torch.cosine_similarity(f.gradient.flatten(), gradient, dim=0)) for f in found]
             errors.append(np.abs(error).ravel())
@@ -132,15 +133,33 @@ def main() -> None:
                 "gradient_cosine": float(np.mean(cosines)),
             }
         print(rows[-1], flush=True)
+    return rows, errors, len(drawn.quadrature)
 
+
+def main() -> None:
+    options = arguments(__doc__)
+    images, radius = AFFORDABLE[options.size.name]
+    options.size = replace(options.size, particles=images)
+    setup, state = converged(options, "accuracy", max_resolution=options.size.extent / radius, max_shift=None)
+    generator = torch.Generator().manual_seed(options.seed)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    left.boxplot(errors, tick_labels=[f"{s:g}" for s in SAMPLES[: len(errors)]], sym="", whis=(5, 95))
+    record = {"images": images, "draws": DRAWS, "radius": radius, "by_map": {}}
+    for number, (name, share) in enumerate(MAPS.items()):
+        current = lowpass_volume(state.volume, share * radius)
+        rows, errors, points = sampled(setup, state, current, radius, generator)
+        record["quadrature"] = points
+        record["by_map"][name] = rows
+        middle.loglog(SAMPLES, [row["fraction_evaluated"] for row in rows], "o-", label=name)
+        reached = rows[: len(errors)]
+        right.semilogx(SAMPLES[: len(errors)], [row["gradient_cosine"] for row in reached], "o-", label=name)
+        places = np.arange(len(errors)) + 0.35 * number
+        style = {"color": f"C{number}"}
+        left.boxplot(errors, positions=places, widths=0.3, sym="", whis=(5, 95), boxprops=style)
+    left.set_xticks(np.arange(len(SAMPLES)) + 0.18, [f"{s:g}" for s in SAMPLES])
     left.set(yscale="log", xlabel="$s_0$", ylabel="|Δ log p| in nats (5, 25, 50, 75, 95 %)")
-    middle.loglog(SAMPLES, [row["fraction_evaluated"] for row in rows], "o-")
     middle.set(xlabel="$s_0$", ylabel="fraction of the quadrature evaluated")
-    right.semilogx(SAMPLES[: len(errors)], [row["gradient_cosine"] for row in rows[: len(errors)]], "o-")
     right.set(xlabel="$s_0$", ylabel="cosine with the exhaustive gradient")
-    record = {"images": images, "radius": radius, "quadrature": len(quadrature), "by_samples": rows}
+    right.legend()
     save(options, "sampling_accuracy", figure, record)
 
 

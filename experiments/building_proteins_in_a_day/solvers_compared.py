@@ -85,6 +85,8 @@ def run(
 def main() -> None:
     """Draw errors and radii of all solvers and starts, and the resolutions that they end with."""
     options = arguments(__doc__)
+    if options.quick:
+        options.size = replace(options.size, particles=150, passes=4.0)
     size = options.size
     particles, truth = particles_of(
         "groel-groes", size, options.data, options.output / "solvers", seed=options.seed

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, name: str) -> tuple[dict[str, np.ndarray], 
         folder,
         truth,
         particle_diameter=None,
-        iterations=None if options.passes is None else size.iterations,
+        iterations=size.iterations if options.passes or options.quick else None,
         seed=options.seed,
         device=options.device,
     )

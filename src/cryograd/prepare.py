@@ -121,6 +121,12 @@ def prepare(
     particles: Particles, config: Abinitio, reading: Callable[[int, int], None] | None = None
 ) -> tuple[Setup, State]:
     """Read the images and make everything that the first iteration needs."""
+    if config.solver == "projection-matching" and config.proposal == "importance":
+        raise CryogradError(
+            "projection matching takes the best pose of a search",
+            "--proposal importance",
+            "use --proposal search, or --solver em",
+        )
     device = _device(config.device)
     extent = max(o.box_size * o.pixel_size for o in particles.optics)
     nyquist = max(o.pixel_size for o in particles.optics) * 2.0

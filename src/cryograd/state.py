@@ -1,5 +1,6 @@
 """The state of a run after an iteration: all that a checkpoint needs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,11 @@ class Candidate:
     difference_solver: SolverState | None
     evidence: float
 
+    @property
+    def solver_bytes(self) -> int:
+        """Memory that the solver's state takes."""
+        return sum(tensor.nbytes for tensor in _tensors((self.solver, self.difference_solver)))
+
     def to(self, device: torch.device) -> "Candidate":
         """The candidate with its tensors on a device."""
         return Candidate(
@@ -69,6 +75,21 @@ class Candidate:
 _RECORDS = {
     record.__name__: record for record in (PreconditionedState, SAGDState, SGDState, EMState, Lipschitz)
 }
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a record, and in what it is made of."""
+    if isinstance(value, Tensor):
+        yield value
+    parts = (
+        value
+        if isinstance(value, tuple)
+        else vars(value).values()
+        if type(value).__name__ in _RECORDS
+        else ()
+    )
+    for part in parts:
+        yield from _tensors(part)
 
 
 def _plain(value: Any) -> Any:
