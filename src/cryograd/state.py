@@ -44,11 +44,6 @@ class Candidate:
     difference_solver: SolverState | None
     evidence: float
 
-    @property
-    def solver_bytes(self) -> int:
-        """Memory that the solver's state takes."""
-        return sum(tensor.nbytes for tensor in _tensors((self.solver, self.difference_solver)))
-
     def to(self, device: torch.device) -> "Candidate":
         """The candidate with its tensors on a device."""
         return Candidate(
@@ -195,6 +190,12 @@ class State:
     def volume(self) -> Tensor:
         """The best start's volume in the working box, shape (W, W, W)."""
         return self.candidates[0].volume
+
+    @property
+    def solver_bytes(self) -> int:
+        """Memory that the best start's solver state takes."""
+        best = self.candidates[0]
+        return sum(tensor.nbytes for tensor in _tensors((best.solver, best.difference_solver)))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors on the CPU and plain data, for `torch.save`."""

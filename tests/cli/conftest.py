@@ -105,6 +105,7 @@ class FakeState:
     extent: float
     history: list[dict[str, Any]]
     posterior: FakePosterior
+    solver_bytes = 0
 
     def state_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}

@@ -169,7 +169,7 @@ def _metrics(config: Abinitio, particles: Particles, state: State, seconds: floa
         "seed": config.seed,
         "device": str(state.volume.device),
         "iterations": state.iteration,
-        "solver_memory_bytes": state.candidates[0].solver_bytes,
+        "solver_memory_bytes": state.solver_bytes,
         "wall_seconds": seconds,
         "stage_seconds": stages,
         # Needs independent half-sets, which an ab initio run does not have.
