@@ -44,7 +44,7 @@ def visited(setup: Setup, state: State, images: np.ndarray, rounds: int) -> Stat
     for number in range(rounds + 1):
         batch, _ = whitened(setup, state, images, likelihood.disc)
         drawn = drawn_poses(setup, state, images, radius) if number else None
-        search = search_at(setup, radius, state.iteration) if drawn is None else drawn
+        search = search_at(setup, radius, state.iteration, remembered=True) if drawn is None else drawn
         found = likelihood.infer(state.volume, batch, search)
         state = replace(
             state,

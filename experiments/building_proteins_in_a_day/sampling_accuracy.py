@@ -32,7 +32,7 @@ from cryograd.prepare import Setup
 from cryograd.rotations import FloatArray
 from cryograd.state import State
 
-SAMPLES, DRAWS = (1.0, 3.0, 10.0, 30.0), 5
+SAMPLES, DRAWS = (0.3, 1.0, 3.0, 10.0), 5
 # Images and Fourier pixels that exhaustive sums can afford.
 AFFORDABLE = {"paper": (200, 12.0), "small": (100, 10.0), "quick": (20, 6.0)}
 # Maps, by their own resolution as a fraction of the radius: in a march newly opened frequencies have yet to

@@ -36,10 +36,10 @@ def held_out_error(particles: Particles, config: Abinitio) -> tuple[Callable[[St
     setup, start = prepare(particles, config)
     likelihood = setup.likelihood(setup.plan.final_radius)
     batch, _ = whitened(setup, start, setup.held_out, likelihood.disc)
-    search = replace(search_at(setup, likelihood.radius, 0), hard=False, iteration=None)
+    search = search_at(setup, likelihood.radius, 0)
 
     def error(state: State) -> float:
-        poses = likelihood.infer(state.volume, batch, search).poses
+        poses = likelihood.poses(state.volume, batch, search)
         return -float(poses.log_evidence.double().mean())
 
     return error, len(setup.train)

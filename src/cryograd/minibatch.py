@@ -22,6 +22,8 @@ ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
 FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 # Width of the shifts' prior as a fraction of the largest shift.
 SHIFT_SIGMA = 0.45
+# Slices that the drawn poses of one image may take, since they are in memory together.
+MOST_SLICES = 4096
 # Å by which the mask of an image is wider than the particle once its centre is known.
 MASK_MARGIN = 10.0
 
@@ -60,39 +62,53 @@ def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) ->
     return Batch(images, loaded.ctf * variance.rsqrt(), log_norm), loaded
 
 
-def search_at(setup: Setup, radius: float, iteration: int) -> Search:
-    """How poses are searched at a radius: exhaustively up to a point, from there on by refining cells."""
+def search_at(
+    setup: Setup, radius: float, iteration: int, hard: bool = False, remembered: bool = False
+) -> Search:
+    """How poses are searched at a radius: exhaustively up to a point, from there on by refining cells.
+
+    Parameters
+    ----------
+    setup, radius, iteration
+        The run, the radius in Fourier pixels, and the number that grids are turned by.
+    hard
+        Whether each image is to count at its best pose alone.
+    remembered
+        Whether a sampler is to remember the posterior; what is lost here it cannot find: more is kept.
+    """
     rng = np.random.default_rng([setup.seed, 2, iteration])
     coarse, fine = min(radius, COARSE_RADIUS), radius > MIDDLE_RADIUS
     angle_cells, shift_cells = (FINE_ANGLE_CELLS, FINE_SHIFT_CELLS) if fine else (ANGLE_CELLS, SHIFT_CELLS)
     rotations = RotationGrid.covering(angle_cells * angular_spacing(coarse), setup.group).turned(rng)
     shifts = _shifts(setup, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
-    remembered = None if setup.sampler is None else iteration
-    # A sampler cannot find what the search before it has lost.
-    first, second = (48, 12) if remembered is None else (192, 48)
-    if radius <= COARSE_RADIUS and not setup.hard:
+    first, second = (192, 48) if remembered else (48, 12)
+    if radius <= COARSE_RADIUS and not hard:
         levels = ()
     elif fine:
         levels = (Level(first, 8, MIDDLE_RADIUS), Level(second, 8, radius))
     else:
         levels = (Level(first, 8, radius),)
-    return Search(coarse, rotations, shifts, levels, remembered, setup.hard)
+    return Search(coarse, rotations, shifts, levels, iteration if remembered else None, hard)
 
 
 def poses_at(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Search | Sampling:
     """The poses of the next minibatch: drawn where that slices the volume less often than a search."""
-    search = search_at(setup, radius, state.iteration)
-    drawn = drawn_poses(setup, state, indices, radius)
-    return search if drawn is None or drawn.slices > search.slices(len(indices)) else drawn
+    # While starts compete their posteriors differ: what one leaves is of no use to another.
+    alone = len(state.candidates) == 1
+    search = search_at(setup, radius, state.iteration, setup.hard, setup.sampler is not None and alone)
+    drawn = drawn_poses(setup, state, indices, radius) if alone else None
+    if drawn is None or drawn.slices > search.slices(len(indices)) or drawn.most > MOST_SLICES:
+        return search
+    return drawn
 
 
 def drawn_poses(setup: Setup, state: State, indices: np.ndarray, radius: float) -> Sampling | None:
     """Poses drawn for each image of a minibatch.
 
-    None while starts compete, whose posteriors differ; if an image has not been visited since; and as long as
-    proposals are uniform, since a sample would save nothing.
+    None if an image has not been visited before, and as long as proposals are uniform, since a sample would
+    save nothing.
     """
-    if setup.sampler is None or state.stage == "starts":
+    if setup.sampler is None:
         return None
     sampler = setup.sampler
     remembered = [state.memory.recall(i) for i in indices]

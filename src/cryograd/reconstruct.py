@@ -137,12 +137,11 @@ def _judged(setup: Setup, state: State, step: Step) -> State:
     """The state with the error on the held-out images, at the run's end if that has stalled."""
     if not len(setup.held_out) or state.iteration % setup.plan.judged_every:
         return state
-    disc = setup.likelihood(step.radius).disc
-    batch, _ = whitened(setup, state, setup.held_out, disc)
+    likelihood = setup.likelihood(step.radius)
+    batch, _ = whitened(setup, state, setup.held_out, likelihood.disc)
     # Always the same grid, so that the errors can be compared.
-    search = replace(search_at(setup, step.radius, 0), hard=False)
-    found = setup.likelihood(step.radius).infer(state.volume, batch, search)
-    state.history[-1]["held_out_error"] = -float(found.poses.log_evidence.double().mean())
+    poses = likelihood.poses(state.volume, batch, search_at(setup, step.radius, 0))
+    state.history[-1]["held_out_error"] = -float(poses.log_evidence.double().mean())
     errors = [
         row["held_out_error"] for row in state.history if row["stage"] == "settle" and "held_out_error" in row
     ]
@@ -164,7 +163,7 @@ def _assign_poses(setup: Setup, state: State, step: Step) -> State:
     batch, _ = whitened(setup, state, indices, likelihood.disc)
     # The unturned grid of one number: the last pass does not depend on how it is divided.
     search = search_at(setup, step.radius, setup.plan.optimisation)
-    poses = likelihood.infer(state.volume, batch, search).poses
+    poses = likelihood.poses(state.volume, batch, search)
     table = state.posterior.updated(indices, poses)
     return _following(state, step, poses, state.candidates, state.noise, table, 0)
 

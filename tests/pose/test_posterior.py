@@ -247,3 +247,35 @@ def test_split_cells_carry_the_weight_of_their_parents():
         total = cells.rotations.shape[1] * prior * math.exp(log_cell_weight(cells, rotations, shifts))
         # The children sample the prior more finely than their parents, and reach beyond the circle.
         assert total.item() == pytest.approx(1.0, abs=1e-9 if cells is everything else 0.1)
+
+
+def test_no_image_is_dropped_for_a_flat_posterior():
+    """Of 1536 equally probable rotations each has less than the negligible responsibility."""
+    batch, cells, projector, grid = local_problem_flat(1536)
+    local = evaluate_local(
+        batch,
+        cells,
+        grid,
+        projector,
+        slice_points(DISC),
+        FREQUENCIES,
+        torch.zeros(1, 1),
+        torch.zeros(1, cells.shifts.shape[1]),
+    )
+    statistics, residual = local_statistics(batch, cells, local)
+    assert statistics.image is not None
+    assert torch.bincount(statistics.image).tolist() == [1536, 1536]
+    total = torch.zeros(2, len(DISC)).index_add(0, statistics.image, statistics.power)
+    assert torch.allclose(total, batch.ctf.square(), rtol=1e-4)
+    assert torch.allclose(residual, batch.images.abs().square(), rtol=1e-4)
+
+
+def local_problem_flat(rotations):
+    """Two images of noise and an empty volume: every pose is as good."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.complex(*torch.randn(2, 2, len(DISC), generator=generator))
+    batch = Batch(images, 0.5 + torch.rand(2, len(DISC), generator=generator), torch.zeros(2))
+    turns = random_rotations(2 * rotations, np.random.default_rng(0)).reshape(2, rotations, 3, 3)
+    cells = Cells(torch.from_numpy(turns).float(), torch.zeros(2, 3, 2), 0.1, 1.0)
+    projector = Projector(SIZE, RADIUS)
+    return batch, cells, projector, projector.transform(torch.zeros(SIZE, SIZE, SIZE))

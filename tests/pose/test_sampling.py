@@ -11,7 +11,7 @@ from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
 from cryograd.pose.memory import Memory
-from cryograd.pose.posterior import Batch, evaluate_exhaustive
+from cryograd.pose.posterior import Batch, evaluate_exhaustive, rotation_entropy
 from cryograd.pose.proposal import (
     REMEMBERED,
     Annealing,
@@ -222,6 +222,28 @@ def test_the_evidence_of_a_sample_nears_the_exhaustive_one():
         errors[samples] = float(np.median(found))
     assert errors[8.0] < 0.5 * errors[0.5]
     assert errors[8.0] < 0.2
+
+
+def test_the_entropy_of_a_sample_nears_the_exhaustive_one():
+    batch, grid, projector, points, poses = a_problem(n=4)
+    sampler = Sampler(Annealing(), 10.0, group_matrices("C1"))
+    for i in range(len(batch)):
+        image = batch.part(slice(i, i + 1))
+        every, first = exact(image, grid, projector, points, poses)
+        by_rotation, by_shift = (
+            m[0].double().numpy() for m in (first.rotation_marginal, first.shift_marginal)
+        )
+        sides = (poses.angle, poses.shifts.spacing)
+        seen = remember(every, poses.shifts.shifts, by_rotation, by_shift, sides, 10**4)
+        anchors = propose(seen, poses, sampler.group, sampler.annealing).anchors
+        _, expected = exact(image, grid, projector, points, poses, anchors)
+        drawn = sampler.draw(seen, poses, np.random.default_rng(i))
+        found = evaluate_sampled(image, drawn, poses, grid, projector, points, FREQUENCIES).poses
+        assert float(found.entropy) == pytest.approx(
+            float(rotation_entropy(expected.rotation_marginal)), abs=0.5
+        )
+        best = float(expected.rotation_marginal.max())
+        assert float(found.max_probability) == pytest.approx(best, rel=0.3)
 
 
 def test_equivalent_views_are_proposed_with_few_in_plane_angles():

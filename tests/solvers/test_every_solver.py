@@ -1,5 +1,7 @@
 """Every solver on the same problems, and what each promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from quadratic import RADIUS, SIZE, Quadratic
@@ -107,3 +109,18 @@ def test_the_step_size_of_the_paper() -> None:
 def test_the_m_step_is_exact_where_every_frequency_is_measured() -> None:
     problem = Quadratic.random(30.0)
     assert problem.error(problem.solve(EM(), 1)) < 1e-4
+
+
+@pytest.mark.parametrize(("solver", "steps"), SOLVERS[1:], ids=NAMES[1:])
+def test_without_any_information_the_volume_stays(solver: Solver, steps: int) -> None:
+    problem = Quadratic(torch.randn(1, SIZE, SIZE, SIZE), torch.zeros(SIZE, SIZE, SIZE // 2 + 1))
+    assert not problem.solve(solver, 2).any()
+
+
+@pytest.mark.parametrize("known", [Lipschitz(), Lipschitz(3.0, -9, RADIUS)])
+def test_a_search_that_finds_nothing_keeps_what_it_began_with(known: Lipschitz) -> None:
+    problem = Quadratic.random(1.0)
+    volume = torch.zeros_like(problem.targets[0])
+    flat = replace(problem.local(volume, 0, RADIUS, 1.0, 0), value=lambda where: float("nan"))
+    found = LipschitzSearch(start=0.5)(known, volume, flat)
+    assert found.constant == (known.constant or 0.5)

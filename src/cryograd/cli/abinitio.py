@@ -168,7 +168,8 @@ def _metrics(config: Abinitio, particles: Particles, state: State, seconds: floa
         "symmetry": config.symmetry,
         "seed": config.seed,
         "device": str(state.volume.device),
-        "iterations": state.iteration,
+        # A run that its held-out images ended has done fewer than it planned.
+        "iterations": len(state.history),
         "solver_memory_bytes": state.solver_bytes,
         "wall_seconds": seconds,
         "stage_seconds": stages,

@@ -17,7 +17,7 @@ from cryograd.pose.proposal import Remembered
 from cryograd.pose.sampling import Sampling
 
 # Images whose statistics are held at a time; a multiple of the blocks that are refined.
-PART = 400
+PART = 200
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,12 @@ class MarginalLikelihood:
     def infer(self, volume: Tensor, batch: Batch, search: Search | Sampling) -> Inference:
         """Posterior of each image given the volume."""
         return self._inference.infer(self.transform(volume), batch, search)
+
+    def poses(self, volume: Tensor, batch: Batch, search: Search) -> Poses:
+        """What the posterior says of each image, however many there are."""
+        grid = self.transform(volume)
+        found = [self._inference.infer(grid, batch.part(part), search).poses for part in _parts(len(batch))]
+        return Poses(*concatenated(found))
 
     def value(self, volume: Tensor, batch: Batch, support: tuple[Poseset, ...]) -> float:
         """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""

@@ -18,8 +18,9 @@ from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, s
 
 # Scores of a block of images are to stay in cache between the product and the softmax.
 BLOCK_BYTES = 16 * 2**20
-# Rotations with less than this responsibility do not enter the statistics of an image.
-NEGLIGIBLE = 1e-3
+# Rotations with less than this responsibility, and less than a tenth of the largest, do not enter the
+# statistics of an image.
+NEGLIGIBLE, TENTH = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -295,9 +296,10 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     The residual's power is E|X − C P V|² / σ² under the posterior.
     """
     marginal = local.joint.sum(dim=1)
-    image, rotation = torch.nonzero(marginal > NEGLIGIBLE, as_tuple=True)
+    matters = marginal > (TENTH * marginal.amax(dim=1, keepdim=True)).clamp(max=NEGLIGIBLE)
+    image, rotation = torch.nonzero(matters, as_tuple=True)
     # Renormalised over what is kept, so that every image counts once.
-    kept = torch.where(marginal > NEGLIGIBLE, marginal, 0.0).sum(dim=1)
+    kept = torch.where(matters, marginal, 0.0).sum(dim=1)
     cross = as_complex(torch.bmm(local.joint.transpose(1, 2), local.templates))[image, rotation]
     cross = cross / kept[image, None]
     weight = marginal[image, rotation] / kept[image]

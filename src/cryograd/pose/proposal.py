@@ -109,18 +109,19 @@ def remember(
     rotations, weights = rotations[best], by_rotation[best]
     near = rotations[:, 2] @ rotations[:, 2].T > np.cos(SAME_DIRECTION * sides[0])
     # Each rotation belongs to the first, which is the most probable, of its own direction.
-    anchor = np.arange(len(best))
-    for i in range(len(best)):
-        if anchor[i] == i:
-            members = near[i] & (anchor == np.arange(len(best)))
-            members[: i + 1] = False
-            anchor[members] = i
-    first, place = np.unique(anchor, return_inverse=True)
-    frames = transported(rotations[anchor], rotations[:, 2])
-    angles, which = np.unique(np.round(in_plane_angle(rotations, frames), 6), return_inverse=True)
+    free, anchor, firsts = np.ones(len(best), dtype=bool), np.full(len(best), -1), []
+    while free.any() and len(firsts) < REMEMBERED:
+        firsts.append(int(free.argmax()))
+        members = near[firsts[-1]] & free
+        anchor[members], free[members] = len(firsts) - 1, False
+    owned = ~free
+    frames = transported(rotations[firsts][anchor[owned]], rotations[owned, 2])
+    turned = np.round(in_plane_angle(rotations[owned], frames), 6)
+    angles, which = np.unique(turned, return_inverse=True)
+    by_anchor, by_angle = np.bincount(anchor[owned], weights[owned]), np.bincount(which, weights[owned])
     return Remembered(
-        Marginal.largest(rotations[first], np.bincount(place, weights).astype(np.float64)),
-        Marginal.largest(angles, np.bincount(which, weights).astype(np.float64)),
+        Marginal.largest(rotations[firsts], by_anchor.astype(np.float64)),
+        Marginal.largest(angles, by_angle.astype(np.float64)),
         Marginal.largest(shifts, by_shift),
         *sides,
         iteration,

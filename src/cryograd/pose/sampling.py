@@ -1,5 +1,6 @@
 """Posterior of one image over poses drawn by importance sampling."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,9 +27,14 @@ class PoseDraw:
     shifts: Draw
     anchors: FloatArray
 
+    @property
+    def slices(self) -> int:
+        """Slices of the volume that are evaluated."""
+        return len(self.directions.indices) * len(self.in_plane.indices)
+
     def __len__(self) -> int:
         """Poses that are evaluated."""
-        return len(self.directions.indices) * len(self.in_plane.indices) * len(self.shifts.indices)
+        return self.slices * len(self.shifts.indices)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,12 @@ class Sampling:
     @property
     def slices(self) -> int:
         """Slices of the volume that all images take."""
-        return sum(len(d.directions.indices) * len(d.in_plane.indices) for d in self.draws)
+        return sum(d.slices for d in self.draws)
+
+    @property
+    def most(self) -> int:
+        """Slices of the volume that one image takes, at most."""
+        return max(d.slices for d in self.draws)
 
     def part(self, images: slice) -> "Sampling":
         """The draws of some of the images."""
@@ -122,8 +133,7 @@ def evaluate_sampled(
     """
     like = {"dtype": torch.float32, "device": grid.device}
     rotations = quadrature.rotations(drawn.directions.indices, drawn.in_plane.indices, drawn.anchors)
-    log_rotation = drawn.directions.log_weights[:, None] + drawn.in_plane.log_weights
-    log_rotation = log_rotation - np.log(len(quadrature.angles) * len(quadrature.in_plane))
+    log_count = (drawn.directions.log_weights[:, None] + drawn.in_plane.log_weights).reshape(1, -1)
     log_shift = drawn.shifts.log_weights + quadrature.shifts.log_weights[drawn.shifts.indices]
     cells = Cells(
         torch.as_tensor(rotations.reshape(1, -1, 3, 3), **like),
@@ -131,24 +141,27 @@ def evaluate_sampled(
         quadrature.angle,
         quadrature.shifts.spacing,
     )
-    by_rotation = torch.as_tensor(log_rotation.reshape(1, -1), **like)
+    by_count = torch.as_tensor(log_count, **like)
+    by_rotation = by_count - math.log(len(quadrature.angles) * len(quadrature.in_plane))
     by_shift = torch.as_tensor(log_shift[None], **like)
     local = evaluate_local(batch, cells, grid, projector, points, frequencies, by_rotation, by_shift)
-    return Sampled(cells, local, _poses(batch, cells, local, by_rotation))
+    return Sampled(cells, local, _poses(batch, cells, local, by_count))
 
 
-def _poses(batch: Batch, cells: Cells, local: Local, log_rotation: Tensor) -> Poses:
-    """Best pose, evidence and entropy of one image."""
+def _poses(batch: Batch, cells: Cells, local: Local, log_count: Tensor) -> Poses:
+    """Best pose, evidence and entropy of one image.
+
+    ``log_count`` (1, M) is the log of how many rotations of the quadrature each drawn one stands for.
+    """
     rotation = local.joint.sum(dim=1)
-    # The best rotation is that of the largest density, however often it was drawn.
-    best = int((rotation.log() - log_rotation).argmax())
+    best = int((rotation.log() - log_count).argmax())
     shift = local.joint[:, :, best] / rotation[:, best]
     return Poses(
         cells.rotations[:, best],
         (shift[:, :, None] * cells.shifts).sum(dim=1),
         local.log_evidence + batch.log_norm,
-        rotation_entropy(rotation),
-        rotation.max(dim=1).values,
+        rotation_entropy(rotation) + (rotation * log_count).sum(dim=1),
+        rotation[:, best] / log_count[:, best].exp(),
     )
 
 

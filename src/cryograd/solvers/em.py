@@ -49,6 +49,8 @@ class EM:
         size = volume.shape[-1]
         open_ = radius_grid(size, 3, volume.device) <= local.radius
         mean = float(local.curvature[open_].mean())
+        if mean == 0.0:
+            return Move(volume, state, 0.0)
         inverse = torch.where(open_, 1.0 / local.curvature.clamp(min=self.floor * mean), 0.0)
 
         def precondition(residual: Tensor) -> Tensor:
@@ -59,10 +61,12 @@ class EM:
         direction = conditioned = precondition(residual)
         product = _dot(residual, conditioned)
         for _ in range(self.iterations):
-            if product <= 0.0:
-                break
             image = local.normal(direction)
-            along = product / _dot(direction, image)
+            bend = _dot(direction, image)
+            # Nothing is left to gain, or nothing is known along this direction.
+            if not (product > 0.0 and bend > 0.0):
+                break
+            along = product / bend
             step, residual = step + along * direction, residual - along * image
             conditioned = precondition(residual)
             following = _dot(residual, conditioned)

@@ -9,11 +9,16 @@ from cryograd.solvers.protocol import Local
 
 @dataclass(frozen=True)
 class Lipschitz:
-    """An estimate of the constant L, and the iteration and radius at which it was made."""
+    """An estimate of the constant L, 0 for none, and the iteration and radius at which it was made."""
 
     constant: float = 0.0
     iteration: int = -1
     radius: float = 0.0
+
+    @property
+    def inverse(self) -> float:
+        """1/L, the length of a step; 0 as long as there has been no slope to measure L on."""
+        return 1.0 / self.constant if self.constant > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class LipschitzSearch:
         The first L as a fraction of the Hessian's largest row sum, which bounds its eigenvalues; on the
         marginal objective they are far below it.
     longest
-        Doublings after which the search gives up: beyond it differences are rounding.
+        Doublings after which the search gives up and keeps what it began with: differences are rounding.
     """
 
     every: int = 5
@@ -43,14 +48,14 @@ class LipschitzSearch:
         due = local.radius != known.radius or local.iteration >= known.iteration + self.every
         if not due:
             return known
-        if known.constant > 0:
-            constant = self.decay * known.constant
-        else:
-            constant = self.start * float(local.curvature.max())
+        before = known.constant or self.start * float(local.curvature.max())
+        first = before if known.constant == 0 else self.decay * before
         norm = float(local.gradient.double().square().sum())
-        for _ in range(self.longest):
+        if norm == 0.0 or before == 0.0:
+            return known
+        for doublings in range(self.longest):
+            constant = first * 2.0**doublings
             trial = volume - local.gradient / constant
             if local.value(trial) <= local.loss - 0.5 * norm / constant:
-                break
-            constant *= 2.0
-        return Lipschitz(constant, local.iteration, local.radius)
+                return Lipschitz(constant, local.iteration, local.radius)
+        return Lipschitz(before, local.iteration, local.radius)

@@ -84,7 +84,7 @@ class SAGD:
         shape = (*volume.shape[:2], volume.shape[-1] // 2 + 1)
         mean = inverse_fourier_3d(spectrum.view(shape), volume.shape[-1])
         lipschitz = self.search(state.lipschitz, volume, local)
-        length = local.rate * self.decay(local.iteration) / lipschitz.constant
+        length = local.rate * self.decay(local.iteration) * lipschitz.inverse
         return Move(volume - length * mean, SAGDState(tuple(gradients), total, count, lipschitz), length)
 
 

@@ -105,8 +105,11 @@ class March:
 
     @property
     def judged_every(self) -> int:
-        """Iterations between judgements on held-out images: a pass over the others, within bounds."""
-        return min(max(self.particles // self.minibatch, 5), 25)
+        """Iterations between judgements on held-out images: a pass over the others, within bounds.
+
+        Some judgements are made at the final radius, or none could end the run.
+        """
+        return min(max(self.particles // self.minibatch, 5), 25, max(1, self.settle // 9))
 
     @property
     def pose_batch(self) -> int:

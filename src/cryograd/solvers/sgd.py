@@ -54,6 +54,6 @@ class SGD:
         lipschitz = self.search(state.lipschitz, volume, local)
         momentum = self.momentum * state.momentum + (1.0 - self.momentum) * local.gradient
         weight = self.momentum * state.weight + (1.0 - self.momentum)
-        length = local.rate * self.decay(local.iteration) / lipschitz.constant
+        length = local.rate * self.decay(local.iteration) * lipschitz.inverse
         moved = volume - (length / weight) * momentum
         return Move(moved, SGDState(momentum, weight, lipschitz), length)
