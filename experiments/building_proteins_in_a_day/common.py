@@ -186,7 +186,7 @@ def agreement(aligned: np.ndarray, truth: np.ndarray, pixel_size: float) -> dict
 def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[str, Any]) -> None:
     """Write NAME.png, and NAME.json with the record and what it was made with."""
     options.output.mkdir(parents=True, exist_ok=True)
-    asked = {key: value for key, value in vars(options).items() if key != "size"}
+    asked = {key: value for key, value in vars(options).items() if key not in ("size", "data", "output")}
     made = {"cryograd": cryograd.__version__, "size": asdict(options.size), "options": asked}
     figure.savefig(options.output / f"{name}.png", dpi=150, bbox_inches="tight")
     path = options.output / f"{name}.json"
