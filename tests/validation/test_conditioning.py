@@ -1,0 +1,100 @@
+"""The conditioning of reconstruction at known poses, against theory and against dense matrices."""
+
+import numpy as np
+import pytest
+import torch
+
+from cryograd.fourier import HalfDisc
+from cryograd.model.voxels import FourierVoxels
+from cryograd.rotations import random_rotations
+from cryograd.validation.conditioning import FixedPoseHessian, condition_bound
+
+
+def a_hessian(radius, n, interpolation, ctf=False, dtype=torch.float64):
+    rng = np.random.default_rng(0)
+    rotations = torch.from_numpy(random_rotations(n, rng)).to(dtype)
+    k = 1 + len(HalfDisc(radius))
+    power = torch.from_numpy(rng.uniform(0, 1, (n, k))).to(dtype) if ctf else torch.ones(1, k, dtype=dtype)
+    return FixedPoseHessian(FourierVoxels(radius, interpolation), rotations, power, 0.01)
+
+
+def dense(hessian):
+    """H as a matrix of real and imaginary parts, (2N, 2N)."""
+    n = len(hessian.voxels)
+    columns = []
+    for column in torch.eye(2 * n, dtype=torch.float64):
+        image = hessian @ torch.complex(column[:n], column[n:])
+        columns.append(torch.cat([image.real, image.imag]))
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("ctf", [False, True])
+def test_the_hessian_of_nearest_neighbour_slices_is_diagonal(ctf):
+    hessian = a_hessian(3.0, 20, "nearest", ctf)
+    matrix = dense(hessian)
+    off = matrix - torch.diag(torch.diagonal(matrix))
+    assert off.abs().max() == 0.0
+    diagonal = hessian.nearest_diagonal()
+    assert torch.allclose(torch.diagonal(matrix), torch.cat([diagonal, diagonal]))
+
+
+def test_linear_slices_mix_neighbours_and_have_no_such_diagonal():
+    hessian = a_hessian(3.0, 20, "linear")
+    matrix = dense(hessian)
+    assert torch.allclose(matrix, matrix.T)
+    assert (matrix - torch.diag(torch.diagonal(matrix))).abs().max() > 0.01
+    with pytest.raises(ValueError, match="nearest-neighbour"):
+        hessian.nearest_diagonal()
+
+
+def test_one_probe_finds_the_diagonal_of_nearest_neighbour_slices():
+    hessian = a_hessian(3.0, 20, "nearest", ctf=True)
+    found = hessian.hutchinson_diagonal(1, torch.Generator().manual_seed(0))
+    assert torch.allclose(found, hessian.nearest_diagonal())
+
+
+def test_hutchinsons_error_falls_as_the_root_of_the_probes():
+    hessian = a_hessian(3.0, 40, "linear", ctf=True)
+    exact = torch.diagonal(dense(hessian))[: len(hessian.voxels)]
+    probes, errors = (4, 16, 64, 256), []
+    for number in probes:
+        repeats = []
+        for seed in range(10):
+            found = hessian.hutchinson_diagonal(number, torch.Generator().manual_seed(100 * number + seed))
+            repeats.append(float((found - exact).norm() / exact.norm()))
+        errors.append(np.mean(repeats))
+    law = np.array(errors) * np.sqrt(probes)
+    assert np.abs(law / law.mean() - 1.0).max() < 0.1
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_lanczos_finds_the_extreme_eigenvalues(interpolation):
+    hessian = a_hessian(3.0, 30, interpolation, ctf=True)
+    exact = torch.linalg.eigvalsh(dense(hessian))
+    least, largest = hessian.extreme_eigenvalues(1e-3)
+    assert least == pytest.approx(float(exact[0]), rel=0.02)
+    assert largest == pytest.approx(float(exact[-1]), rel=0.01)
+
+
+def test_the_bound_is_the_papers_and_grows_as_the_radius():
+    assert [round(condition_bound(size / 2 - 1), 1) for size in (64, 128, 192, 304)] == [
+        41.5,
+        84.1,
+        126.7,
+        201.4,
+    ]
+    assert condition_bound(95) == pytest.approx(4 * 95 / 3, rel=0.01)
+
+
+def test_measured_condition_numbers_are_above_the_bound_and_grow_at_least_linearly():
+    """Uniform poses, no CTF; voxels that lie wholly within the slices' radius."""
+    found = []
+    for radius in (7.0, 15.0, 31.0):
+        hessian = a_hessian(radius, 3000, "nearest", dtype=torch.float32)
+        inside = np.linalg.norm(hessian.voxels.frequencies, axis=1) <= radius - 1.0
+        hit = (hessian.nearest_diagonal() - hessian.regularisation)[inside]
+        assert float(hit.min()) > 0.0
+        found.append(float(hit.max() / hit.min()))
+        assert found[-1] > condition_bound(radius - 1.0)
+    assert found[1] / found[0] > 15 / 7
+    assert found[2] / found[1] > 31 / 15
