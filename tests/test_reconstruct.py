@@ -51,14 +51,18 @@ def _run(
     return state
 
 
+def _resolution(state: State, particles: Particles) -> float | None:
+    """Where in Å the FSC of a state's map with the truth falls to one half."""
+    density, pixel = full_volume(state, particles)
+    truth = molecule(BOX, PIXEL)
+    _, values = fsc(align(density, truth, pixel, PIXEL).volume, truth)
+    return resolution_at(values, 0.5, BOX, PIXEL)
+
+
 @pytest.mark.slow
 def test_recovers_map_and_poses(particles: Particles) -> None:
     state = _run(particles, _config(minibatch=120))
-    density, pixel = full_volume(state, particles)
-    truth = molecule(BOX, PIXEL)
-    aligned = align(density, truth, pixel, PIXEL).volume
-    _, values = fsc(aligned, truth)
-    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    resolution = _resolution(state, particles)
     assert resolution is not None
     assert resolution < 18.0
     found = state.posterior
@@ -84,10 +88,7 @@ def test_importance_sampling_recovers_the_map_and_resumes_with_the_same_bytes(
             middle = state
     assert state is not None
     assert middle is not None
-    density, pixel = full_volume(state, particles)
-    truth = molecule(BOX, PIXEL)
-    _, values = fsc(align(density, truth, pixel, PIXEL).volume, truth)
-    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    resolution = _resolution(state, particles)
     assert resolution is not None
     assert resolution < 18.0
     # All images were visited late in the run, and most of them drawn for, not searched.
@@ -160,10 +161,7 @@ def test_optics_groups_of_different_sampling_go_together(tmp_path: Path) -> None
 @pytest.mark.parametrize("solver", ["sagd", "sgd"])
 def test_the_average_and_the_last_gradients_find_the_molecule(particles: Particles, solver: str) -> None:
     state = _run(particles, _config(solver=solver, iterations=90, minibatch=40, starts=2, held_out=0))
-    density, pixel = full_volume(state, particles)
-    truth = molecule(BOX, PIXEL)
-    _, values = fsc(align(density, truth, pixel, PIXEL).volume, truth)
-    resolution = resolution_at(values, 0.5, BOX, PIXEL)
+    resolution = _resolution(state, particles)
     assert resolution is not None
     assert resolution < 20.0
 
