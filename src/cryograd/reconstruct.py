@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from cryograd.data.particles import Particles
 from cryograd.minibatch import minibatch, poses_at, search_at, whitened
 from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, Halves
-from cryograd.objective.shrinkage import SpectralPrior
+from cryograd.objective.shrinkage import noise_to_signal, wiener_precision
 from cryograd.pose.posterior import Poses
 from cryograd.prepare import Setup, prepare
-from cryograd.solvers.protocol import Local
+from cryograd.solvers.protocol import Local, Spectrum
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
 
@@ -85,12 +86,15 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
             found.value,
             found.gradient,
             found.curvature,
-            torch.zeros_like(found.curvature),
+            torch.zeros_like,
+            found.weights,
             lambda volume: likelihood.value(volume, batch, found.support),
-            lambda volume: likelihood.normal(found.weights, volume),
+            likelihood.normal,
+            Spectrum.of_voxels(setup.images.size, step.radius, state.mask.device),
             step.radius,
             step.rate,
             state.iteration,
+            state.images_drawn // len(setup.train),
             number,
         )
         evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
@@ -117,11 +121,9 @@ def _advance(setup: Setup, candidate: Candidate, found: Evaluation, local: Local
     difference, difference_solver = candidate.difference, candidate.difference_solver
     # Once images have poses of their own, halves of them say how much of the map is noise.
     if difference is not None and found.slope is not None:
-        spectral = SpectralPrior.measured(candidate.volume, difference, found.curvature)
-        gradient = found.gradient + spectral.gradient(candidate.volume)
-        local = replace(local, gradient=gradient, precision=spectral.precision)
-        slope = replace(local, gradient=found.slope + spectral.gradient(difference))
-        apart = setup.solver.step(difference_solver, difference, slope)
+        ratio = noise_to_signal(candidate.volume, difference)
+        local = replace(local, precision=partial(wiener_precision, ratio))
+        apart = setup.solver.step(difference_solver, difference, replace(local, gradient=found.slope))
         difference, difference_solver = apart.volume * mask, apart.state
     move = setup.solver.step(candidate.solver, candidate.volume, local)
     volume = move.volume * mask

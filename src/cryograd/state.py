@@ -16,6 +16,7 @@ from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
 from cryograd.solvers.em import EMState
+from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.line_search import Lipschitz
 from cryograd.solvers.preconditioned import PreconditionedState
 from cryograd.solvers.protocol import SolverState
@@ -68,7 +69,8 @@ class Candidate:
 
 # What solvers remember, by name.
 _RECORDS = {
-    record.__name__: record for record in (PreconditionedState, SAGDState, SGDState, EMState, Lipschitz)
+    record.__name__: record
+    for record in (PreconditionedState, IncrementalState, Quadratic, SAGDState, SGDState, EMState, Lipschitz)
 }
 
 

@@ -1,12 +1,12 @@
 """A quadratic whose minimum is known, as solvers see it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, lowpass_volume, radius_grid
-from cryograd.solvers.protocol import Local, Solver
+from cryograd.solvers.protocol import Local, Solver, Spectrum
 
 SIZE, RADIUS = 16, 6.0
 
@@ -52,12 +52,15 @@ class Quadratic:
             value(volume),
             self.hessian(volume - target, radius),
             self.curvature * (radius_grid(SIZE, 3) <= radius),
-            torch.zeros_like(self.curvature),
+            torch.zeros_like,
+            self.curvature,
             value,
-            lambda direction: self.hessian(direction, radius),
+            lambda weights, direction: replace(self, curvature=weights).hessian(direction, radius),
+            Spectrum.of_voxels(SIZE, radius, volume.device),
             radius,
             rate,
             iteration,
+            0 if part is None else iteration // len(self.targets),
             (0, 1) if part is None else (part, len(self.targets)),
         )
 

@@ -8,9 +8,10 @@ from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, radius_grid
 from cryograd.solvers.em import EM
+from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
 from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import Solver
+from cryograd.solvers.protocol import DIAGONAL_SHARE, Solver
 from cryograd.solvers.sagd import SAGD, gradient_bytes
 from cryograd.solvers.schedule import StepDecay
 from cryograd.solvers.sgd import SGD
@@ -21,6 +22,7 @@ SOLVERS: list[tuple[Solver, int]] = [
     (SAGD(decay=STEADY), 150),
     (SGD(decay=STEADY), 150),
     (EM(), 3),
+    (Incremental(), 3),
 ]
 NAMES = [type(solver).__name__ for solver, _ in SOLVERS]
 
@@ -54,6 +56,26 @@ def test_average_gradients_forget_which_minibatch_came_last() -> None:
     last = problem.error(problem.solve(SGD(momentum=0.0, decay=steady), 400))
     assert average < 0.01
     assert last > 10 * average
+
+
+def test_carried_gradients_are_exact_after_one_pass_over_a_quadratic() -> None:
+    """Nothing of the swings that other gradients of minibatches that disagree have."""
+    problem = Quadratic.random(30.0, parts=5, disagreement=2.0)
+    solver = Incremental(iterations=30, tolerance=1e-4)
+    assert problem.error(problem.solve(solver, 4)) > 0.1
+    assert problem.error(problem.solve(solver, 5)) < 1e-3
+    assert problem.error(problem.solve(solver, 8)) < 1e-3
+
+
+def test_the_prior_on_the_spectrum_is_a_wiener_filter() -> None:
+    """Its gradient is that of a Gaussian, so that both solvers of normal equations find its maximum."""
+    problem = Quadratic.random(4.0)
+    for solver in (EM(), Incremental()):
+        volume = torch.zeros_like(problem.targets[0])
+        local = problem.local(volume, 0, RADIUS, 1.0, 0)
+        local = replace(local, precision=lambda curvature: 0.5 / DIAGONAL_SHARE * curvature)
+        moved = solver.step(solver.init(volume), volume, local).volume
+        assert torch.allclose(moved, problem.targets[0] / 1.5, atol=1e-3)
 
 
 def test_newly_opened_frequencies_move_by_their_own_mean() -> None:

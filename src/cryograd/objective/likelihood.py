@@ -209,9 +209,10 @@ class MarginalLikelihood:
 
         On the padded grid the Hessian is taken as diagonal, with Pᵀa for PᵀaP: the convolution that it then
         is differs from the exact one by the interpolation kernel's transform, as a function of the distance
-        of two voxels.
+        of two voxels. Weights of a smaller radius than this one's will do.
         """
-        plain = Projector(self.size, self.radius, corrected=False)
+        half = weights.shape[2] - 1
+        plain = Projector(self.size, (half - 1) / 2, corrected=False)
         grid = plain.transform(self.symmetrizer.forward(volume)) * weights[..., None]
         return 2.0 * self.symmetrizer.adjoint(plain.transform_adjoint(grid))
 

@@ -7,15 +7,11 @@ noise of V and none of its signal. The prior's precision is the one at which the
 Wiener filter of the maximum likelihood.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+from cryograd.fourier import fourier_3d, radius_grid
 
-# The diagonal of the complete-data Hessian per row sum, for linear interpolation.
-DIAGONAL_SHARE = 8.0 / 27.0
 # A shell is not shrunk further, so that it can come back.
 LARGEST_RATIO = 20.0
 
@@ -44,26 +40,15 @@ def noise_to_signal(volume: Tensor, difference: Tensor) -> Tensor:
     return torch.where(noise > 0, ratio.clamp(max=LARGEST_RATIO), 0.0)
 
 
-@dataclass(frozen=True)
-class SpectralPrior:
-    """Gaussian prior of zero mean on the Fourier coefficients.
+def wiener_precision(ratio: Tensor, curvature: Tensor) -> Tensor:
+    """Precision of the prior under which the maximum a posteriori is the Wiener filter of the likeliest map.
 
     Parameters
     ----------
-    precision
-        Of each coefficient in the unit of the likelihood's curvature, shape (L, L, L//2 + 1).
+    ratio
+        Of noise to signal at each coefficient, shape (L, L, L//2 + 1).
+    curvature
+        The likelihood's, of the same shape; the precision is in its unit.
     """
-
-    precision: Tensor
-
-    @staticmethod
-    def measured(volume: Tensor, difference: Tensor, curvature: Tensor) -> "SpectralPrior":
-        """The prior under which the maximum a posteriori is the Wiener filter of the maximum likelihood."""
-        # Frequencies of the last shell beyond the radius are not open yet.
-        open_ = curvature > 0
-        return SpectralPrior(noise_to_signal(volume, difference) * shell_means(curvature) * open_)
-
-    def gradient(self, volume: Tensor) -> Tensor:
-        """Gradient of −log p(V) with respect to the voxels, shape (L, L, L)."""
-        spectrum = DIAGONAL_SHARE * self.precision * fourier_3d(volume)
-        return inverse_fourier_3d(spectrum, volume.shape[-1])
+    # Frequencies of the last shell beyond the radius are not open yet.
+    return ratio * shell_means(curvature) * (curvature > 0)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
 from cryograd.solvers.protocol import Local, Move
 
 
@@ -21,7 +21,7 @@ class EMState:
 
 @dataclass(frozen=True)
 class EM:
-    """V ← V − d with H d = g: the M-step, H being the complete-data Hessian.
+    """V ← V − d with H d = g: the M-step, H being the Hessian of the complete data and the spectral prior.
 
     With responsibilities that are 0 or 1 it is projection matching.
 
@@ -46,34 +46,15 @@ class EM:
 
     def step(self, state: EMState, volume: Tensor, local: Local) -> Move:
         """Solve the M-step."""
-        size = volume.shape[-1]
-        open_ = radius_grid(size, 3, volume.device) <= local.radius
-        mean = float(local.curvature[open_].mean())
+        mean = float(local.curvature[local.spectrum.open].mean())
         if mean == 0.0:
             return Move(volume, state, 0.0)
-        inverse = torch.where(open_, 1.0 / local.curvature.clamp(min=self.floor * mean), 0.0)
-
-        def precondition(residual: Tensor) -> Tensor:
-            return inverse_fourier_3d(fourier_3d(residual) * inverse, size)
-
-        step = torch.zeros_like(volume)
-        residual = local.gradient
-        direction = conditioned = precondition(residual)
-        product = _dot(residual, conditioned)
-        for _ in range(self.iterations):
-            image = local.normal(direction)
-            bend = _dot(direction, image)
-            # Nothing is left to gain, or nothing is known along this direction.
-            if not (product > 0.0 and bend > 0.0):
-                break
-            along = product / bend
-            step, residual = step + along * direction, residual - along * image
-            conditioned = precondition(residual)
-            following = _dot(residual, conditioned)
-            direction, product = conditioned + (following / product) * direction, following
+        precision = local.precision(local.curvature)
+        inverse = inverse_curvature(local.curvature + precision, local.spectrum, self.floor)
+        step = conjugate_gradient(
+            lambda v: local.normal(local.weights, v) + local.prior(precision, v),
+            local.gradient + local.prior(precision, volume),
+            lambda residual: local.spectrum.scaled(residual, inverse),
+            self.iterations,
+        )
         return Move(volume - local.rate * step, state, local.rate / mean)
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    """Inner product in double precision."""
-    return float((a.double() * b.double()).sum())

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+from cryograd.fourier import fourier_3d
 from cryograd.solvers.protocol import Local, Move
 
 
@@ -70,16 +70,18 @@ class Preconditioned:
         The length that it returns divides by the mean curvature and not by each frequency's: priors push
         along frequencies that no image measures, DC above all.
         """
-        open_ = radius_grid(volume.shape[-1], 3, volume.device) <= local.radius
+        open_ = local.spectrum.open
+        precision = local.precision(local.curvature)
+        gradient = local.gradient + local.prior(precision, volume)
         following = PreconditionedState(
-            self.momentum * state.momentum + (1.0 - self.momentum) * local.gradient,
+            self.momentum * state.momentum + (1.0 - self.momentum) * gradient,
             self.momentum * state.momentum_weight + (1.0 - self.momentum),
-            self.memory * state.curvature + (1.0 - self.memory) * (local.curvature + local.precision),
+            self.memory * state.curvature + (1.0 - self.memory) * (local.curvature + precision),
             self.memory * state.curvature_weight + (1.0 - self.memory) * open_,
         )
         mean = following.curvature[open_] / following.curvature_weight[open_]
         inverse = torch.zeros_like(local.curvature)
         inverse[open_] = 1.0 / torch.clamp(mean, min=self.floor * float(mean.mean()))
-        direction = fourier_3d(following.momentum / following.momentum_weight) * inverse
-        moved = volume - local.rate * inverse_fourier_3d(direction, volume.shape[-1])
+        direction = local.spectrum.scaled(following.momentum / following.momentum_weight, inverse)
+        moved = volume - local.rate * direction
         return Move(moved, following, local.rate / float(local.curvature[open_].mean()))

@@ -1,0 +1,138 @@
+"""Newton steps on a running quadratic: each minibatch's gradient, carried along by its curvature."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
+from cryograd.solvers.protocol import Local, Move
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """½ ⟨V, H V⟩ − ⟨c, V⟩, summed over minibatches.
+
+    Parameters
+    ----------
+    share
+        Of the images that the sum is over.
+    weights
+        Sufficient statistic of H; a half-space grid (2m + 1, 2m + 1, m + 1, ...) that grows with the radius.
+    curvature
+        Row sums of H per coefficient.
+    linear
+        c = H V_k − g_k, g_k being the gradient at the volume V_k that the minibatch was evaluated at.
+    """
+
+    share: float
+    weights: Tensor
+    curvature: Tensor
+    linear: Tensor
+
+    def __add__(self, other: "Quadratic") -> "Quadratic":
+        half = max(self.weights.shape[2], other.weights.shape[2]) - 1
+        return Quadratic(
+            self.share + other.share,
+            _widened(self.weights, half) + _widened(other.weights, half),
+            self.curvature + other.curvature,
+            self.linear + other.linear,
+        )
+
+    def __mul__(self, factor: float) -> "Quadratic":
+        return Quadratic(
+            factor * self.share, factor * self.weights, factor * self.curvature, factor * self.linear
+        )
+
+    def to(self, device: torch.device) -> "Quadratic":
+        """The sum with its tensors on a device."""
+        parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
+        return Quadratic(self.share, *parts)
+
+
+@dataclass(frozen=True)
+class IncrementalState:
+    """The quadratic of each minibatch at its last visit, None before its first, and their sum."""
+
+    parts: tuple[Quadratic | None, ...]
+    total: Quadratic | None
+
+    def to(self, device: torch.device) -> "IncrementalState":
+        """The state with its tensors on a device."""
+        return IncrementalState(
+            tuple(part and part.to(device) for part in self.parts), self.total and self.total.to(device)
+        )
+
+    def replaced(self, number: int, minibatches: int, seen: Quadratic) -> "IncrementalState":
+        """The state with a new quadratic of one of the minibatches."""
+        parts = list(self.parts or (None,) * minibatches)
+        total = seen if self.total is None else self.total + seen
+        before, parts[number] = parts[number], seen
+        return IncrementalState(tuple(parts), total if before is None else total + before * -1.0)
+
+
+@dataclass(frozen=True)
+class Incremental:
+    """V ← V − η H̄⁻¹ ∇̄, with ∇̄ = Σ_k (g_k + H_k (V − V_k)) over the minibatches, each at its last visit.
+
+    A minibatch's gradient grows old as V moves on, and steps along a mean of old gradients swing. But most of
+    what makes it old is known: it changes by the curvature times the way that V has gone. Carried along so,
+    it costs nothing to keep up to date, and the mean has the variance of a full pass at the cost of a
+    minibatch. At known poses the objective is quadratic, and ∇̄ is the exact gradient of all images seen. With
+    unknown poses H_k is the Hessian of the complete data, and this is incremental EM (Neal & Hinton, 1998; a
+    case of MISO, Mairal, 2013): responsibilities stay those of the last visit.
+
+    Parameters
+    ----------
+    iterations, tolerance
+        Of conjugate gradients for H̄⁻¹; they look at no image.
+    floor
+        Least curvature of their preconditioner as a fraction of its mean over the open frequencies.
+    """
+
+    partitioned: ClassVar[bool] = True
+    batch: ClassVar[bool] = False
+
+    iterations: int = 8
+    tolerance: float = 0.03
+    floor: float = 0.02
+
+    def init(self, volume: Tensor) -> IncrementalState:
+        """State before the first step."""
+        del volume
+        return IncrementalState((), None)
+
+    def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
+        """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
+        number, minibatches = local.minibatch
+        linear = local.normal(local.weights, volume) - local.gradient
+        seen = Quadratic(1.0, local.weights, local.curvature, linear) * (1.0 / minibatches)
+        state = state.replaced(number, minibatches, seen)
+        assert state.total is not None
+        every = state.total * (1.0 / state.total.share)
+        mean = float(every.curvature[local.spectrum.open].mean())
+        if mean == 0.0:
+            return Move(volume, state, 0.0)
+        precision = local.precision(every.curvature)
+        inverse = inverse_curvature(every.curvature + precision, local.spectrum, self.floor)
+
+        def hessian(v: Tensor) -> Tensor:
+            return local.normal(every.weights, v) + local.prior(precision, v)
+
+        step = conjugate_gradient(
+            hessian,
+            hessian(volume) - every.linear,
+            lambda residual: local.spectrum.scaled(residual, inverse),
+            self.iterations,
+            self.tolerance,
+        )
+        return Move(volume - local.rate * step, state, local.rate / mean)
+
+
+def _widened(weights: Tensor, half: int) -> Tensor:
+    """A half-space grid with zeros around it."""
+    more = half - (weights.shape[2] - 1)
+    behind = [0, 0] * (weights.dim() - 3)
+    return pad(weights, (*behind, 0, more, more, more, more, more)) if more else weights
