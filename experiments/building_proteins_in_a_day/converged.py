@@ -11,14 +11,14 @@ import torch
 from common import configuration, particles_of
 from cryograd.data.density import resample_map
 from cryograd.minibatch import drawn_poses, search_at, whitened
-from cryograd.prepare import Setup, prepare
+from cryograd.prepare import AbinitioSetup, prepare
 from cryograd.state import State
 
 # The paper's run: by its end a proposal trusts what is remembered as far as it ever does.
 ITERATIONS = 5000
 
 
-def converged(options: argparse.Namespace, name: str, **changes: Any) -> tuple[Setup, State]:
+def converged(options: argparse.Namespace, name: str, **changes: Any) -> tuple[AbinitioSetup, State]:
     """A run on simulated particles after its last step, its map the truth up to its final resolution."""
     size = options.size
     folder: Path = options.output / name
@@ -37,7 +37,7 @@ def at_map(state: State, volume: torch.Tensor) -> State:
     return replace(state, candidates=(replace(state.candidates[0], volume=volume),))
 
 
-def visited(setup: Setup, state: State, images: np.ndarray, rounds: int) -> State:
+def visited(setup: AbinitioSetup, state: State, images: np.ndarray, rounds: int) -> State:
     """The state after its images' poses were searched at the final radius, and then drawn some rounds."""
     radius = setup.plan.final_radius
     likelihood = setup.likelihood(radius)

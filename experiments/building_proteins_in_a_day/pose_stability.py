@@ -22,7 +22,7 @@ from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
 from cryograd.pose.posterior import evaluate_exhaustive
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, angular_spacing
-from cryograd.prepare import Setup, prepare
+from cryograd.prepare import AbinitioSetup, prepare
 from cryograd.state import State
 from main_run import MOLECULE, Run, Snapshot, load_or_run
 
@@ -33,14 +33,14 @@ IMAGES = 100
 FLOOR = 1e-12
 
 
-def quadrature(setup: Setup, radius: float) -> tuple[RotationGrid, ShiftGrid]:
+def quadrature(setup: AbinitioSetup, radius: float) -> tuple[RotationGrid, ShiftGrid]:
     """All poses that a radius in Fourier pixels can tell apart."""
     rotations = RotationGrid.covering(angular_spacing(radius), setup.group)
     spacing = setup.images.extent / radius / FINE_SHIFT_CELLS
     return rotations, ShiftGrid.covering(spacing, setup.max_shift, SHIFT_SIGMA * setup.max_shift)
 
 
-def marginals(setup: Setup, start: State, snapshot: Snapshot) -> np.ndarray:
+def marginals(setup: AbinitioSetup, start: State, snapshot: Snapshot) -> np.ndarray:
     """Marginals over viewing directions (images, D) under the map of a time."""
     radius = setup.images.extent / RESOLUTION
     likelihood, (rotations, shifts) = setup.likelihood(radius), quadrature(setup, radius)

@@ -28,8 +28,8 @@ from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose.posterior import Batch, Cells, evaluate_exhaustive, evaluate_local, local_statistics
 from cryograd.pose.proposal import propose
 from cryograd.pose.quadrature import PoseGrid
-from cryograd.prepare import Setup
 from cryograd.rotations import FloatArray
+from cryograd.setup import Setup
 from cryograd.state import State
 
 SAMPLES, DRAWS = (0.3, 1.0, 3.0, 10.0), 5

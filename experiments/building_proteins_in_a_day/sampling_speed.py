@@ -27,7 +27,7 @@ from cryograd.model.shift import shift_phases
 from cryograd.pose.posterior import Batch, evaluate_exhaustive
 from cryograd.pose.quadrature import PoseGrid
 from cryograd.pose.sampling import Sampling
-from cryograd.prepare import Setup
+from cryograd.setup import Setup
 from cryograd.state import State
 
 IMAGES, ROUNDS, REPEATS = 60, 3, 3

@@ -81,8 +81,8 @@ def _json_option() -> Any:
     return option(False, "Print the result as JSON on standard output.", recorded=False)
 
 
-class Abinitio(Command):
-    """Reconstruct a map from particle images, from a random start."""
+class ParticleRun(Command):
+    """What all runs on particle images share."""
 
     particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
     output: Path = option(..., "Folder for the results; it must not hold a run already.", short="-o")
@@ -94,10 +94,10 @@ class Abinitio(Command):
         None, "Farthest in Å that a particle may be off the image centre. [default: 0.2 of the box]"
     )
     max_resolution: PositiveFloat | None = option(
-        None, "Finest resolution in Å to use. [default: 1/28 of the box, or Nyquist / 0.9]"
+        None, "Finest resolution in Å to use. [default: by the command]"
     )
     start_resolution: PositiveFloat | None = option(
-        None, "Resolution in Å of the random start [default: 40, or 1/6 of the box where that is coarser]."
+        None, "Resolution in Å of the start [default: 40, or 1/6 of the box where that is coarser]."
     )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
@@ -106,12 +106,6 @@ class Abinitio(Command):
     mask: Path | None = option(
         None, "Map (.mrc, 0 to 1, in the particles' box) outside which there is solvent. [default: a sphere]"
     )
-    prior: Literal["exponential", "car", "gaussian", "none"] = option(
-        "exponential",
-        "Prior on density: 'exponential' favours empty space and forbids negative density; of the others "
-        "'car' favours smooth density, 'gaussian' density near zero, 'none' nothing.",
-    )
-    prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     proposal: Literal["search", "importance"] = option(
         "search",
         "How poses are found: by search among the best cells of a grid, or by importance sampling from each "
@@ -120,13 +114,28 @@ class Abinitio(Command):
     samples: PositiveFloat = option(
         10.0, "Poses drawn by importance sampling, as a multiple of the proposal's effective size."
     )
+    minibatch: PositiveInt = option(200, "Images used in an iteration, by solvers that do not use all.")
+    seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
+    device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
+    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
+
+
+class Abinitio(ParticleRun):
+    """Reconstruct a map from particle images, from a random start."""
+
+    max_resolution: PositiveFloat | None = option(
+        None, "Finest resolution in Å to use. [default: 1/28 of the box, or Nyquist / 0.9]"
+    )
+    prior: Literal["exponential", "car", "gaussian", "none"] = option(
+        "exponential",
+        "Prior on density: 'exponential' favours empty space and forbids negative density; of the others "
+        "'car' favours smooth density, 'gaussian' density near zero, 'none' nothing.",
+    )
+    prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     solver: Literal["preconditioned", "sagd", "sgd", "em", "projection-matching"] = option(
         "preconditioned",
         "How the map is changed: by 'preconditioned' stochastic gradient steps, the stochastic average "
         "gradient 'sagd', 'sgd' with momentum, or all images at a time by 'em' or 'projection-matching'.",
-    )
-    minibatch: PositiveInt = option(
-        200, "Images used in an iteration; 'em' and 'projection-matching' use all."
     )
     iterations: PositiveInt | None = option(
         None, "Iterations that change the map. [default: by solver and number of images]", ge=3
@@ -137,12 +146,21 @@ class Abinitio(Command):
         "Images that are kept apart; when their evidence under the map no longer grows at the final "
         "resolution, the run ends. [default: 100 for 'sagd' and 'sgd', else none]",
     )
-    seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
-    device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
-    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
     checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
     resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
     json_output: bool = _json_option()
+
+
+class Refine(ParticleRun):
+    """Refine a map in two independent halves, from a low-pass filtered start."""
+
+    volume: Path = option(..., "Map to start from.")
+    solver: Literal["incremental", "preconditioned", "em"] = option(
+        "incremental",
+        "How the map is changed: by 'incremental' Newton steps, which carry other minibatches' gradients "
+        "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'.",
+    )
+    passes: PositiveFloat = option(3.0, "Times that every image is used.")
 
 
 class Simulate(Command):

@@ -1,15 +1,19 @@
-"""What an iteration looks at: which images, whitened, and at which poses."""
+"""What an iteration looks at: which images, whitened, at which poses, and the objective there."""
 
 import numpy as np
 import torch
 
 from cryograd.data.cache import Loaded
 from cryograd.fourier import HalfDisc
+from cryograd.model.noise import Noise
+from cryograd.objective.likelihood import Evaluation
 from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
 from cryograd.pose.sampling import Sampling
-from cryograd.prepare import Setup
+from cryograd.setup import Setup
+from cryograd.solvers.protocol import Local, Spectrum
+from cryograd.solvers.schedule import Step
 from cryograd.state import State
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
@@ -24,6 +28,8 @@ FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 SHIFT_SIGMA = 0.45
 # Slices that the drawn poses of one image may take, since they are in memory together.
 MOST_SLICES = 4096
+# Weight of a minibatch in the running noise variance.
+NOISE_RATE = 0.2
 # Å by which the mask of an image is wider than the particle once its centre is known.
 MASK_MARGIN = 10.0
 
@@ -31,16 +37,17 @@ MASK_MARGIN = 10.0
 def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The next images, and the number of their minibatch in the partition, of how many.
 
-    Where the solver wants a partition, its minibatches come in order once and at random ever after: steps
-    along average gradients that are all about as old as each other swing. Else the images come from an
-    endless sequence in which every epoch is a new shuffle.
+    Parts at random come in order once: steps along average gradients that are all about as old as each other
+    swing. Where no parts are wanted, the images come from an endless sequence in which every epoch is a new
+    shuffle.
     """
-    if setup.solver.batch:
+    if setup.solver.takes == "all":
         return setup.train, (0, 1)
-    if setup.solver.partitioned:
+    if setup.solver.takes in ("parts", "random parts"):
         count = len(setup.partition)
-        drawn = int(np.random.default_rng([setup.seed, 1, state.iteration]).integers(count))
-        number = state.iteration if state.iteration < count else drawn
+        number = state.iteration % count
+        if setup.solver.takes == "random parts" and state.iteration >= count:
+            number = int(np.random.default_rng([setup.seed, 1, state.iteration]).integers(count))
         return setup.partition[number], (number, count)
     n, drawn = len(setup.train), state.images_drawn
     epochs = range(drawn // n, (drawn + images - 1) // n + 1)
@@ -60,6 +67,36 @@ def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) ->
     images = loaded.images * variance.rsqrt()
     log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)
     return Batch(images, loaded.ctf * variance.rsqrt(), log_norm), loaded
+
+
+def near(
+    setup: Setup, state: State, step: Step, found: Evaluation, batch: Batch, number: tuple[int, int]
+) -> Local:
+    """The objective near a map that it was evaluated at, without a prior."""
+    likelihood = setup.likelihood(step.radius)
+    return Local(
+        found.value,
+        found.gradient,
+        found.curvature,
+        torch.zeros_like,
+        found.weights,
+        lambda volume: likelihood.value(volume, batch, found.support),
+        likelihood.normal,
+        Spectrum.of_voxels(setup.images.size, step.radius, state.mask.device),
+        step.radius,
+        step.rate,
+        state.iteration,
+        state.images_drawn // len(setup.train),
+        number,
+    )
+
+
+def renoised(setup: Setup, state: State, found: Evaluation, loaded: Loaded, disc: HalfDisc) -> Noise:
+    """The noise variance after an evaluation; where no poses were refined it stays as it is."""
+    if found.residual is None:
+        return state.noise
+    rate = 1.0 if setup.solver.takes == "all" else NOISE_RATE
+    return state.noise.updated(found.residual, disc, loaded.group, loaded.area, rate)
 
 
 def search_at(

@@ -1,30 +1,26 @@
-"""What a run derives from its data and options before the first iteration."""
+"""What an ab initio run derives from its data and options before the first iteration."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryograd.config import Abinitio
-from cryograd.data.cache import ImageCache, build_cache
-from cryograd.data.density import resample_map
-from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.model.blobs import random_blobs
-from cryograd.model.noise import Noise, noise_from_corners
+from cryograd.model.noise import Noise
 from cryograd.model.projection import slice_points
 from cryograd.model.symmetry import group_matrices
-from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
 from cryograd.rotations import random_rotations
+from cryograd.setup import Setup, partition, working_images
 from cryograd.solvers.em import EM
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import Solver
@@ -32,7 +28,6 @@ from cryograd.solvers.sagd import SAGD, gradient_bytes
 from cryograd.solvers.schedule import March
 from cryograd.solvers.sgd import SGD
 from cryograd.state import Candidate, PosteriorTable, State
-from cryograd.validation.fsc import soft_sphere
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
@@ -57,69 +52,38 @@ SOLVERS: dict[str, Solver] = {
     "em": EM(),
     "projection-matching": EM(),
 }
-# Images from which the noise is first estimated.
-_NOISE_SAMPLE = 2000
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a run derives from its data and options and never changes.
+class AbinitioSetup(Setup):
+    """What an ab initio run never changes.
 
     Parameters
     ----------
-    images
-        Images at the working sampling.
     plan
         What each iteration does.
-    max_shift
-        Å.
-    solver, prior, seed
+    prior
         As chosen.
-    group
-        Matrices of the point group.
-    precision
-        Of the exhaustive products.
-    sampler
-        How poses are drawn; None where they are searched.
     half
         Half of each particle for the map's noise, shape (n,), bool.
-    train, held_out
-        Particles that change the map, and those whose evidence under it says when it is done.
-    partition
-        The minibatches of the former, for solvers that want fixed ones.
-    hard
-        Whether each image counts at its best pose alone.
+    held_out
+        Particles whose evidence says when the map is done, and that do not change it.
     """
 
-    images: ImageCache
     plan: March
-    max_shift: float
-    solver: Solver
     prior: Prior
-    seed: int
-    symmetry: str
-    group: np.ndarray
-    precision: str
-    sampler: Sampler | None
     half: np.ndarray
-    train: np.ndarray
     held_out: np.ndarray
-    partition: tuple[np.ndarray, ...]
-    hard: bool
 
     @property
     def spectral(self) -> bool:
         """Whether the map's noise is measured, for the prior on the spectrum."""
         return isinstance(self.solver, Preconditioned)
 
-    def likelihood(self, radius: float) -> MarginalLikelihood:
-        """The likelihood at a radius."""
-        return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
-
 
 def prepare(
     particles: Particles, config: Abinitio, reading: Callable[[int, int], None] | None = None
-) -> tuple[Setup, State]:
+) -> tuple[AbinitioSetup, State]:
     """Read the images and make everything that the first iteration needs."""
     if config.solver == "projection-matching" and config.proposal == "importance":
         raise CryogradError(
@@ -127,18 +91,10 @@ def prepare(
             "--proposal importance",
             "use --proposal search, or --solver em",
         )
-    device = _device(config.device)
-    extent = max(o.box_size * o.pixel_size for o in particles.optics)
-    nyquist = max(o.pixel_size for o in particles.optics) * 2.0
+    extent, nyquist = particles.extent, particles.nyquist
     finest = _final_radius(extent, nyquist, config)
-    size = _working_size(finest, particles)
-    _refuse_sizes(config, extent, extent / size)
-    diameter = config.particle_diameter or 0.9 * extent
-    images = build_cache(particles, size, extent, diameter, device, reading)
-    radius = 0.5 * diameter / extent * size
-    mask = _solvent_mask(config.mask, size, extent, radius).to(device)
-    noise = _corner_noise(images, radius)
-    max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
+    working = working_images(particles, config, finest, reading)
+    mask, noise = working.mask, working.noise
     group = group_matrices(config.symmetry)
     start = extent / _start_resolution(extent, config)
     held_out, train = np.split(
@@ -147,29 +103,31 @@ def prepare(
     )
     held_out, train = np.sort(held_out), np.sort(train)
     solver = SOLVERS[config.solver]
-    minibatch = len(train) if solver.batch else _minibatch_size(config, solver, len(train), finest)
+    minibatch = len(train) if solver.takes == "all" else _minibatch_size(config, solver, len(train), finest)
     plan = _plan(
         config, solver, len(particles), minibatch, (start, min(max(SELECT_RADIUS, start), finest), finest)
     )
-    setup = Setup(
-        images,
-        plan,
-        max_shift,
+    setup = AbinitioSetup(
+        working.images,
+        working.max_shift,
         solver,
-        Improper(),
         config.seed,
         config.symmetry,
         group,
-        scoring_precision(device.type),
+        scoring_precision(working.images.device.type),
         Sampler.over(plan.optimisation, config.samples, group) if config.proposal == "importance" else None,
+        train,
+        partition(train, minibatch, config.seed),
+        config.solver == "projection-matching",
+        plan,
+        Improper(),
         # Not by order: files may alternate between optics groups.
         np.random.default_rng([config.seed, 5]).permutation(len(particles)) % 2 == 1,
-        train,
         held_out,
-        _partition(train, minibatch, config.seed),
-        config.solver == "projection-matching",
     )
-    candidates = tuple(_random_start(setup, noise, mask, radius, number) for number in range(config.starts))
+    candidates = tuple(
+        _random_start(setup, noise, mask, working.radius, number) for number in range(config.starts)
+    )
     if config.prior in SCALED:
         scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
         setup = replace(setup, prior=SCALED[config.prior](scale, config.prior_weight))
@@ -208,16 +166,10 @@ def _held_out(config: Abinitio, n: int) -> int:
 
 def _minibatch_size(config: Abinitio, solver: Solver, n: int, radius: float) -> int:
     """Images in an iteration: more than asked for where all minibatches' gradients took too much memory."""
-    if not solver.partitioned:
+    if solver.takes != "random parts":
         return min(config.minibatch, n)
     most = max(1, int(MEMORY_BYTES // gradient_bytes(radius)))
     return min(max(config.minibatch, math.ceil(n / most)), n)
-
-
-def _partition(train: np.ndarray, minibatch: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Minibatches of nearly equal size, of random particles."""
-    shuffled = np.random.default_rng([seed, 7]).permutation(train)
-    return tuple(np.sort(part) for part in np.array_split(shuffled, math.ceil(len(train) / minibatch)))
 
 
 def _plan(
@@ -245,7 +197,7 @@ def _plan(
     )
 
 
-def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, number: int) -> Candidate:
+def _random_start(setup: AbinitioSetup, noise: Noise, mask: Tensor, radius: float, number: int) -> Candidate:
     """A random volume scaled so that its projections have half the amplitude of the images' signal."""
     rng = np.random.default_rng([setup.seed, 3, number])
     blobs = random_blobs(setup.images.size, radius, rng)
@@ -263,35 +215,6 @@ def _random_start(setup: Setup, noise: Noise, mask: Tensor, radius: float, numbe
     volume = volume * (0.5 * math.sqrt(max(signal, 1e-3) / model))
     halves = (torch.zeros_like(volume), setup.solver.init(volume)) if setup.spectral else (None, None)
     return Candidate(volume, setup.solver.init(volume), *halves, -math.inf)
-
-
-def _corner_noise(images: ImageCache, radius: float) -> Noise:
-    """Noise variance from what lies outside the particles, or at least from the corners."""
-    limit = min(radius, images.size / 2 - 4.0)
-    groups = images.particles.optics_index
-    count = len(images.particles.optics)
-    # As many of every group, so that none is without an estimate.
-    each = max(50, _NOISE_SAMPLE // count)
-    sample = np.concatenate([np.flatnonzero(groups == number)[:each] for number in range(count)])
-    values = torch.as_tensor(images.images[sample]).to(images.device).float()
-    return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
-
-
-def _refuse_sizes(config: Abinitio, extent: float, pixel: float) -> None:
-    """Refuse lengths that do not fit the box."""
-    diameter, shift, start = config.particle_diameter, config.max_shift, config.start_resolution
-    limits = [
-        ("--particle-diameter", diameter, 8.0 * pixel, extent),
-        ("--max-shift", shift, 0.0, 0.5 * extent),
-        ("--start-resolution", start, 0.0, 0.5 * extent),
-    ]
-    for option, value, least, most in limits:
-        if value is not None and not least <= value <= most:
-            raise CryogradError(
-                f"{option} {value:g} Å does not fit a box of {extent:.0f} Å",
-                config.particles,
-                f"give {least:.3g} to {most:.3g} Å",
-            )
 
 
 def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
@@ -320,36 +243,3 @@ def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
 def _start_resolution(extent: float, config: Abinitio) -> float:
     """Resolution in Å at which the march starts."""
     return config.start_resolution or max(40.0, extent / COARSEST_RADIUS)
-
-
-def _working_size(radius: float, particles: Particles) -> int:
-    """Smallest box whose transform is quick and that holds the radius with a margin; at most the images'."""
-    largest = max(o.box_size for o in particles.optics)
-    quick = [2**a * 3**b for a in range(1, 12) for b in range(3) if 2**a * 3**b >= 2.2 * radius + 2.0]
-    return min(largest, *quick)
-
-
-def _solvent_mask(path: Path | None, size: int, extent: float, radius: float) -> Tensor:
-    """The given mask at the working sampling, or a soft sphere."""
-    if path is None:
-        return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
-    mask, pixel = read_map(path)
-    if abs(mask.shape[0] * pixel - extent) > 0.01 * extent:
-        raise CryogradError(
-            f"the mask's box is {mask.shape[0] * pixel:.1f} Å, the particles' is {extent:.1f} Å",
-            path,
-            "give a mask in the particles' box",
-        )
-    resampled = torch.as_tensor(resample_map(mask, pixel, size, extent / size)).clamp(0.0, 1.0)
-    if float(resampled.max()) < 0.5:
-        raise CryogradError("the mask is empty", path, "give a mask that is 1 where the molecule may be")
-    return resampled
-
-
-def _device(name: str) -> torch.device:
-    """The device that an option names."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CryogradError("there is no CUDA device", "--device cuda", "use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

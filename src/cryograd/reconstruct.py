@@ -15,18 +15,18 @@ from torch import Tensor
 
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.minibatch import minibatch, poses_at, search_at, whitened
+from cryograd.minibatch import minibatch, near, poses_at, renoised, search_at, whitened
 from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, Halves
 from cryograd.objective.shrinkage import noise_to_signal, wiener_precision
 from cryograd.pose.posterior import Poses
-from cryograd.prepare import Setup, prepare
-from cryograd.solvers.protocol import Local, Spectrum
+from cryograd.prepare import AbinitioSetup, prepare
+from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
 
-# Weight of a minibatch in the running noise variance and in the running evidence of a start.
-NOISE_RATE, EVIDENCE_RATE = 0.2, 0.3
+# Weight of a minibatch in the running evidence of a start.
+EVIDENCE_RATE = 0.3
 # Judgements on the held-out images without a new least error after which a run at its final radius ends.
 PATIENCE = 4
 
@@ -71,7 +71,7 @@ def abinitio(
         yield state
 
 
-def _optimise(setup: Setup, state: State, step: Step) -> State:
+def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
     """One minibatch: every start that is left takes a step, and the worst may be dropped."""
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
@@ -82,31 +82,14 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     def advance(candidate: Candidate) -> tuple[Candidate, Evaluation]:
         halves = None if candidate.difference is None else Halves(candidate.difference, upper)
         found = likelihood.evaluate(candidate.volume, batch, search, halves)
-        local = Local(
-            found.value,
-            found.gradient,
-            found.curvature,
-            torch.zeros_like,
-            found.weights,
-            lambda volume: likelihood.value(volume, batch, found.support),
-            likelihood.normal,
-            Spectrum.of_voxels(setup.images.size, step.radius, state.mask.device),
-            step.radius,
-            step.rate,
-            state.iteration,
-            state.images_drawn // len(setup.train),
-            number,
-        )
+        local = near(setup, state, step, found, batch, number)
         evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
         return replace(_advance(setup, candidate, found, local, state.mask), evidence=evidence), found
 
     moved = [advance(candidate) for candidate in state.candidates]
     moved.sort(key=lambda pair: -pair[0].evidence)
     best = moved[0][1]
-    noise = state.noise
-    if best.residual is not None:
-        rate = 1.0 if setup.solver.batch else NOISE_RATE
-        noise = noise.updated(best.residual, likelihood.disc, loaded.group, loaded.area, rate)
+    noise = renoised(setup, state, best, loaded, likelihood.disc)
     candidates = tuple(candidate for candidate, _ in moved[: step.candidates])
     table = state.posterior.updated(indices, best.poses)
     if best.marginals:
@@ -116,7 +99,9 @@ def _optimise(setup: Setup, state: State, step: Step) -> State:
     return _judged(setup, following, step)
 
 
-def _advance(setup: Setup, candidate: Candidate, found: Evaluation, local: Local, mask: Tensor) -> Candidate:
+def _advance(
+    setup: AbinitioSetup, candidate: Candidate, found: Evaluation, local: Local, mask: Tensor
+) -> Candidate:
     """Take the solver's step, and apply mask and prior."""
     difference, difference_solver = candidate.difference, candidate.difference_solver
     # Once images have poses of their own, halves of them say how much of the map is noise.
@@ -135,7 +120,7 @@ def _advance(setup: Setup, candidate: Candidate, found: Evaluation, local: Local
     return Candidate(volume, move.state, difference, difference_solver, candidate.evidence)
 
 
-def _judged(setup: Setup, state: State, step: Step) -> State:
+def _judged(setup: AbinitioSetup, state: State, step: Step) -> State:
     """The state with the error on the held-out images, at the run's end if that has stalled."""
     if not len(setup.held_out) or state.iteration % setup.plan.judged_every:
         return state
@@ -157,7 +142,7 @@ def _running_evidence(before: float, now: float) -> float:
     return (1.0 - EVIDENCE_RATE) * before + EVIDENCE_RATE * now if math.isfinite(before) else now
 
 
-def _assign_poses(setup: Setup, state: State, step: Step) -> State:
+def _assign_poses(setup: AbinitioSetup, state: State, step: Step) -> State:
     """Poses of the next particles at the final map, which does not change any more."""
     likelihood = setup.likelihood(step.radius)
     first = (state.iteration - setup.plan.optimisation) * step.images

@@ -75,7 +75,7 @@ class Quadratic:
         state = solver.init(volume)
         for iteration in range(steps):
             radius = radii[iteration] if iteration < len(radii) else RADIUS
-            part = None if solver.batch else iteration % len(self.targets)
+            part = None if solver.takes == "all" else iteration % len(self.targets)
             move = solver.step(state, volume, self.local(volume, iteration, radius, rate, part))
             volume, state = move.volume, move.state
         return volume

@@ -70,7 +70,8 @@ def test_carried_gradients_are_exact_after_one_pass_over_a_quadratic() -> None:
 def test_the_prior_on_the_spectrum_is_a_wiener_filter() -> None:
     """Its gradient is that of a Gaussian, so that both solvers of normal equations find its maximum."""
     problem = Quadratic.random(4.0)
-    for solver in (EM(), Incremental()):
+    solvers: tuple[Solver, ...] = (EM(), Incremental())
+    for solver in solvers:
         volume = torch.zeros_like(problem.targets[0])
         local = problem.local(volume, 0, RADIUS, 1.0, 0)
         local = replace(local, precision=lambda curvature: 0.5 / DIAGONAL_SHARE * curvature)

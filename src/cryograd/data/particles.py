@@ -97,6 +97,16 @@ class Particles:
     invert_contrast: bool = False
     _cache: StackCache = field(default_factory=StackCache, repr=False, compare=False)
 
+    @property
+    def extent(self) -> float:
+        """Side in Å of the largest box."""
+        return max(o.box_size * o.pixel_size for o in self.optics)
+
+    @property
+    def nyquist(self) -> float:
+        """Coarsest Nyquist limit in Å of the optics groups."""
+        return 2.0 * max(o.pixel_size for o in self.optics)
+
     def __len__(self) -> int:
         return len(self.optics_index)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
-from cryograd.solvers.protocol import Local, Move
+from cryograd.solvers.protocol import Local, Move, Takes
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class EM:
         Least curvature of the preconditioner as a fraction of its mean over the open frequencies.
     """
 
-    partitioned: ClassVar[bool] = False
-    batch: ClassVar[bool] = True
+    takes: ClassVar[Takes] = "all"
 
     iterations: int = 8
     floor: float = 0.02

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
-from cryograd.solvers.protocol import Local, Move
+from cryograd.solvers.protocol import Local, Move, Takes
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ class Incremental:
         Least curvature of their preconditioner as a fraction of its mean over the open frequencies.
     """
 
-    partitioned: ClassVar[bool] = True
-    batch: ClassVar[bool] = False
+    takes: ClassVar[Takes] = "parts"
 
     iterations: int = 8
     tolerance: float = 0.03

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryograd.fourier import fourier_3d
-from cryograd.solvers.protocol import Local, Move
+from cryograd.solvers.protocol import Local, Move, Takes
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Preconditioned:
         Least curvature as a fraction of its mean over the open frequencies: starved ones move slowly.
     """
 
-    partitioned: ClassVar[bool] = False
-    batch: ClassVar[bool] = False
+    takes: ClassVar[Takes] = "shuffled"
 
     momentum: float = 0.5
     memory: float = 0.9

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
 
 # The diagonal of the complete-data Hessian per row sum, for linear interpolation.
 DIAGONAL_SHARE = 8.0 / 27.0
+# The images of an iteration: all, the next ones of a shuffled sequence, or a part of a fixed partition, the
+# parts in turn or at random.
+Takes = Literal["all", "shuffled", "parts", "random parts"]
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,9 @@ class SolverState(Protocol):
 
 
 class Solver(Protocol):
-    """How a volume is changed. Settings are fields; all that changes is in the state.
+    """How a volume is changed. Settings are fields; all that changes is in the state."""
 
-    ``partitioned`` says that the minibatches are those of a fixed partition of the images; ``batch`` that
-    every iteration takes all images.
-    """
-
-    partitioned: ClassVar[bool]
-    batch: ClassVar[bool]
+    takes: ClassVar[Takes]
 
     def init(self, volume: Tensor) -> Any:
         """State before the first step."""

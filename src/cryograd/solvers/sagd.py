@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
 from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
-from cryograd.solvers.protocol import Local, Move
+from cryograd.solvers.protocol import Local, Move, Takes
 from cryograd.solvers.schedule import StepDecay
 
 
@@ -54,8 +54,7 @@ class SAGD:
         How L is found.
     """
 
-    partitioned: ClassVar[bool] = True
-    batch: ClassVar[bool] = False
+    takes: ClassVar[Takes] = "random parts"
 
     decay: StepDecay = field(default_factory=StepDecay)
     search: LipschitzSearch = field(default_factory=LipschitzSearch)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
-from cryograd.solvers.protocol import Local, Move
+from cryograd.solvers.protocol import Local, Move, Takes
 from cryograd.solvers.schedule import StepDecay
 
 
@@ -38,8 +38,7 @@ class SGD:
         How L is found.
     """
 
-    partitioned: ClassVar[bool] = False
-    batch: ClassVar[bool] = False
+    takes: ClassVar[Takes] = "shuffled"
 
     momentum: float = 0.9
     decay: StepDecay = field(default_factory=StepDecay)

@@ -1,0 +1,179 @@
+"""What every run derives from its data and options: images at its sampling, mask, noise, minibatches."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.config import ParticleRun
+from cryograd.data.cache import ImageCache, build_cache
+from cryograd.data.density import resample_map
+from cryograd.data.mrc import read_map
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.model.noise import Noise, noise_from_corners
+from cryograd.objective.likelihood import MarginalLikelihood
+from cryograd.pose.sampling import Sampler
+from cryograd.solvers.protocol import Solver
+from cryograd.validation.fsc import soft_sphere
+
+# Images from which the noise is first estimated.
+_NOISE_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run derives from its data and options and never changes.
+
+    Parameters
+    ----------
+    images
+        Images at the working sampling.
+    max_shift
+        Å.
+    solver, seed
+        As chosen.
+    symmetry, group
+        Point group, and its matrices.
+    precision
+        Of the exhaustive products.
+    sampler
+        How poses are drawn; None where they are searched.
+    train
+        Particles that change the map.
+    partition
+        Their minibatches, for solvers that want fixed ones.
+    hard
+        Whether each image counts at its best pose alone.
+    """
+
+    images: ImageCache
+    max_shift: float
+    solver: Solver
+    seed: int
+    symmetry: str
+    group: np.ndarray
+    precision: str
+    sampler: Sampler | None
+    train: np.ndarray
+    partition: tuple[np.ndarray, ...]
+    hard: bool
+
+    def likelihood(self, radius: float) -> MarginalLikelihood:
+        """The likelihood at a radius."""
+        return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
+
+
+@dataclass(frozen=True)
+class Working:
+    """Images at the working sampling, and what follows from them.
+
+    Parameters
+    ----------
+    images
+        The images.
+    mask
+        Solvent mask (W, W, W).
+    radius
+        Of the particle in voxels.
+    noise
+        First estimate of the noise.
+    max_shift
+        Å.
+    """
+
+    images: ImageCache
+    mask: Tensor
+    radius: float
+    noise: Noise
+    max_shift: float
+
+
+def working_images(
+    particles: Particles,
+    config: ParticleRun,
+    finest: float,
+    reading: Callable[[int, int], None] | None = None,
+) -> Working:
+    """Read the images at a sampling that holds the finest radius, in Fourier pixels."""
+    extent = particles.extent
+    size = _working_size(finest, particles)
+    _refuse_lengths(config, extent, extent / size)
+    diameter = config.particle_diameter or 0.9 * extent
+    images = build_cache(particles, size, extent, diameter, chosen_device(config.device), reading)
+    radius = 0.5 * diameter / extent * size
+    mask = _solvent_mask(config.mask, size, extent, radius).to(images.device)
+    max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
+    return Working(images, mask, radius, _corner_noise(images, radius), max_shift)
+
+
+def partition(train: np.ndarray, minibatch: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Minibatches of nearly equal size, of random particles."""
+    shuffled = np.random.default_rng([seed, 7]).permutation(train)
+    return tuple(np.sort(part) for part in np.array_split(shuffled, math.ceil(len(train) / minibatch)))
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that an option names."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CryogradError("there is no CUDA device", "--device cuda", "use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _corner_noise(images: ImageCache, radius: float) -> Noise:
+    """Noise variance from what lies outside the particles, or at least from the corners."""
+    limit = min(radius, images.size / 2 - 4.0)
+    groups = images.particles.optics_index
+    count = len(images.particles.optics)
+    # As many of every group, so that none is without an estimate.
+    each = max(50, _NOISE_SAMPLE // count)
+    sample = np.concatenate([np.flatnonzero(groups == number)[:each] for number in range(count)])
+    values = torch.as_tensor(images.images[sample]).to(images.device).float()
+    return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
+
+
+def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:
+    """Refuse lengths that do not fit the box."""
+    diameter, shift, start = config.particle_diameter, config.max_shift, config.start_resolution
+    limits = [
+        ("--particle-diameter", diameter, 8.0 * pixel, extent),
+        ("--max-shift", shift, 0.0, 0.5 * extent),
+        ("--start-resolution", start, 0.0, 0.5 * extent),
+    ]
+    for option, value, least, most in limits:
+        if value is not None and not least <= value <= most:
+            raise CryogradError(
+                f"{option} {value:g} Å does not fit a box of {extent:.0f} Å",
+                config.particles,
+                f"give {least:.3g} to {most:.3g} Å",
+            )
+
+
+def _working_size(radius: float, particles: Particles) -> int:
+    """Smallest box whose transform is quick and that holds the radius with a margin; at most the images'."""
+    largest = max(o.box_size for o in particles.optics)
+    quick = [2**a * 3**b for a in range(1, 12) for b in range(3) if 2**a * 3**b >= 2.2 * radius + 2.0]
+    return min(largest, *quick)
+
+
+def _solvent_mask(path: Path | None, size: int, extent: float, radius: float) -> Tensor:
+    """The given mask at the working sampling, or a soft sphere."""
+    if path is None:
+        return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
+    mask, pixel = read_map(path)
+    if abs(mask.shape[0] * pixel - extent) > 0.01 * extent:
+        raise CryogradError(
+            f"the mask's box is {mask.shape[0] * pixel:.1f} Å, the particles' is {extent:.1f} Å",
+            path,
+            "give a mask in the particles' box",
+        )
+    resampled = torch.as_tensor(resample_map(mask, pixel, size, extent / size)).clamp(0.0, 1.0)
+    if float(resampled.max()) < 0.5:
+        raise CryogradError("the mask is empty", path, "give a mask that is 1 where the molecule may be")
+    return resampled
