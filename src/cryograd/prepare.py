@@ -13,14 +13,12 @@ from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.model.blobs import random_blobs
 from cryograd.model.noise import Noise
-from cryograd.model.projection import slice_points
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
-from cryograd.rotations import random_rotations
-from cryograd.setup import Setup, partition, working_images
+from cryograd.setup import Setup, partition, scaled_to_signal, start_resolution, working_images
 from cryograd.solvers.em import EM
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import Solver
@@ -31,8 +29,6 @@ from cryograd.state import Candidate, PosteriorTable, State
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
-# Radius at which large particles start, which 40 Å would show too much of.
-COARSEST_RADIUS = 6.0
 # Iterations until one start is left, of the march, and at the final radius; None where these take every
 # image once within bounds.
 STAGES: dict[str, tuple[int, int, int | None]] = {
@@ -96,7 +92,7 @@ def prepare(
     working = working_images(particles, config, finest, reading)
     mask, noise = working.mask, working.noise
     group = group_matrices(config.symmetry)
-    start = extent / _start_resolution(extent, config)
+    start = extent / start_resolution(extent, config)
     held_out, train = np.split(
         np.random.default_rng([config.seed, 6]).permutation(len(particles)),
         [_held_out(config, len(particles))],
@@ -202,17 +198,7 @@ def _random_start(setup: AbinitioSetup, noise: Noise, mask: Tensor, radius: floa
     rng = np.random.default_rng([setup.seed, 3, number])
     blobs = random_blobs(setup.images.size, radius, rng)
     volume = torch.as_tensor(blobs).to(mask) * mask
-    likelihood = setup.likelihood(setup.plan.start_radius)
-    n = min(500, len(setup.images.particles))
-    loaded = setup.images.load(np.arange(n), likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
-    rotations = torch.as_tensor(random_rotations(n, rng)).to(mask)
-    points = slice_points(likelihood.disc, mask.device)
-    slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
-    variance = noise.on_disc(likelihood.disc, loaded.group)
-    signal = float((loaded.images.abs().square() / variance - 1.0).mean())
-    model = float(((loaded.ctf * slices).abs().square() / variance).mean())
-    # Images without excess power at low resolution still get a start of some size.
-    volume = volume * (0.5 * math.sqrt(max(signal, 1e-3) / model))
+    volume = 0.5 * scaled_to_signal(setup, noise, volume, setup.plan.start_radius, rng)
     halves = (torch.zeros_like(volume), setup.solver.init(volume)) if setup.spectral else (None, None)
     return Candidate(volume, setup.solver.init(volume), *halves, -math.inf)
 
@@ -230,7 +216,7 @@ def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
     else:
         finest = FINEST_RADIUS
     finest = min(finest, 0.9 * extent / nyquist)
-    start = _start_resolution(extent, config)
+    start = start_resolution(extent, config)
     if finest < extent / start:
         raise CryogradError(
             f"the start resolution, {start:.4g} Å, is finer than the finest, {extent / finest:.4g} Å",
@@ -238,8 +224,3 @@ def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
             "give a coarser --start-resolution or a finer --max-resolution",
         )
     return finest
-
-
-def _start_resolution(extent: float, config: Abinitio) -> float:
-    """Resolution in Å at which the march starts."""
-    return config.start_resolution or max(40.0, extent / COARSEST_RADIUS)

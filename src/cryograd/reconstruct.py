@@ -16,14 +16,12 @@ from torch import Tensor
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
 from cryograd.minibatch import minibatch, near, poses_at, renoised, search_at, whitened
-from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, Halves
 from cryograd.objective.shrinkage import noise_to_signal, wiener_precision
-from cryograd.pose.posterior import Poses
 from cryograd.prepare import AbinitioSetup, prepare
 from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
-from cryograd.state import Candidate, PosteriorTable, State
+from cryograd.state import Candidate, State
 
 # Weight of a minibatch in the running evidence of a start.
 EVIDENCE_RATE = 0.3
@@ -94,7 +92,7 @@ def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
     table = state.posterior.updated(indices, best.poses)
     if best.marginals:
         state = replace(state, memory=state.memory.updated(indices, best.marginals))
-    following = _following(state, step, best.poses, candidates, noise, table, len(indices))
+    following = state.following(step, best.poses, candidates, noise, table, len(indices))
     following.history[-1]["points"] = best.points
     return _judged(setup, following, step)
 
@@ -152,42 +150,4 @@ def _assign_poses(setup: AbinitioSetup, state: State, step: Step) -> State:
     search = search_at(setup, step.radius, setup.plan.optimisation)
     poses = likelihood.poses(state.volume, batch, search)
     table = state.posterior.updated(indices, poses)
-    return _following(state, step, poses, state.candidates, state.noise, table, 0)
-
-
-def _following(
-    state: State,
-    step: Step,
-    poses: Poses,
-    candidates: tuple[Candidate, ...],
-    noise: Noise,
-    table: PosteriorTable,
-    drawn: int,
-) -> State:
-    """The state after an iteration, with its row in the history."""
-    iteration, resolution = state.iteration + 1, state.extent / step.radius
-    row = {
-        "iteration": iteration,
-        "stage": step.stage,
-        "radius": step.radius,
-        "resolution": resolution,
-        "log_evidence": float(poses.log_evidence.double().mean()),
-        "entropy": float(poses.entropy.double().mean()),
-        "max_probability": float(poses.max_probability.double().mean()),
-        "step": step.rate,
-        "starts": len(candidates),
-        "images_drawn": state.images_drawn + drawn,
-        "noise": float(noise.variance[:, int(step.radius)].mean()) / state.volume.shape[-1] ** 2,
-    }
-    return replace(
-        state,
-        iteration=iteration,
-        stage=step.stage,
-        radius=step.radius,
-        resolution=resolution,
-        candidates=candidates,
-        noise=noise,
-        images_drawn=state.images_drawn + drawn,
-        history=[*state.history, row],
-        posterior=table,
-    )
+    return state.following(step, poses, state.candidates, state.noise, table, 0)

@@ -16,11 +16,15 @@ from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.model.noise import Noise, noise_from_corners
+from cryograd.model.projection import slice_points
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose.sampling import Sampler
+from cryograd.rotations import random_rotations
 from cryograd.solvers.protocol import Solver
 from cryograd.validation.fsc import soft_sphere
 
+# Radius in Fourier pixels at which large particles start, which 40 Å would show too much of.
+COARSEST_RADIUS = 6.0
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
 
@@ -126,6 +130,23 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def scaled_to_signal(
+    setup: Setup, noise: Noise, volume: Tensor, radius: float, rng: np.random.Generator
+) -> Tensor:
+    """A volume (L, L, L) whose projections have the power of the images' signal up to a radius."""
+    likelihood = setup.likelihood(radius)
+    n = min(500, len(setup.images.particles))
+    loaded = setup.images.load(np.arange(n), likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
+    rotations = torch.as_tensor(random_rotations(n, rng)).to(volume)
+    points = slice_points(likelihood.disc, volume.device)
+    slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
+    variance = noise.on_disc(likelihood.disc, loaded.group)
+    signal = float((loaded.images.abs().square() / variance - 1.0).mean())
+    model = float(((loaded.ctf * slices).abs().square() / variance).mean())
+    # Images without excess power at low resolution still get a start of some size.
+    return volume * math.sqrt(max(signal, 1e-3) / model)
+
+
 def _corner_noise(images: ImageCache, radius: float) -> Noise:
     """Noise variance from what lies outside the particles, or at least from the corners."""
     limit = min(radius, images.size / 2 - 4.0)
@@ -136,6 +157,11 @@ def _corner_noise(images: ImageCache, radius: float) -> Noise:
     sample = np.concatenate([np.flatnonzero(groups == number)[:each] for number in range(count)])
     values = torch.as_tensor(images.images[sample]).to(images.device).float()
     return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
+
+
+def start_resolution(extent: float, config: ParticleRun) -> float:
+    """Resolution in Å at which the march starts."""
+    return config.start_resolution or max(40.0, extent / COARSEST_RADIUS)
 
 
 def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:

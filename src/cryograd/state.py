@@ -21,6 +21,7 @@ from cryograd.solvers.line_search import Lipschitz
 from cryograd.solvers.preconditioned import PreconditionedState
 from cryograd.solvers.protocol import SolverState
 from cryograd.solvers.sagd import SAGDState
+from cryograd.solvers.schedule import Step
 from cryograd.solvers.sgd import SGDState
 
 
@@ -198,6 +199,43 @@ class State:
         """Memory that the best start's solver state takes."""
         best = self.candidates[0]
         return sum(tensor.nbytes for tensor in _tensors((best.solver, best.difference_solver)))
+
+    def following(
+        self,
+        step: Step,
+        poses: Poses,
+        candidates: tuple[Candidate, ...],
+        noise: Noise,
+        posterior: PosteriorTable,
+        drawn: int,
+    ) -> "State":
+        """The state after an iteration that drew so many images, with its row in the history."""
+        iteration, resolution = self.iteration + 1, self.extent / step.radius
+        row = {
+            "iteration": iteration,
+            "stage": step.stage,
+            "radius": step.radius,
+            "resolution": resolution,
+            "log_evidence": float(poses.log_evidence.double().mean()),
+            "entropy": float(poses.entropy.double().mean()),
+            "max_probability": float(poses.max_probability.double().mean()),
+            "step": step.rate,
+            "starts": len(candidates),
+            "images_drawn": self.images_drawn + drawn,
+            "noise": float(noise.variance[:, int(step.radius)].mean()) / self.volume.shape[-1] ** 2,
+        }
+        return replace(
+            self,
+            iteration=iteration,
+            stage=step.stage,
+            radius=step.radius,
+            resolution=resolution,
+            candidates=candidates,
+            noise=noise,
+            images_drawn=self.images_drawn + drawn,
+            history=[*self.history, row],
+            posterior=posterior,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors on the CPU and plain data, for `torch.save`."""

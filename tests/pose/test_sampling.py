@@ -10,6 +10,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
+from cryograd.pose.kernels import fisher_spread, grouped
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Batch, evaluate_exhaustive, rotation_entropy
 from cryograd.pose.proposal import (
@@ -20,7 +21,6 @@ from cryograd.pose.proposal import (
     Remembered,
     draw,
     effective_size,
-    fisher_kernel,
     gaussian_kernel,
     on_circle,
     proposal,
@@ -94,13 +94,31 @@ def test_the_annealing_is_the_papers():
 
 
 def test_a_proposal_is_the_mixture_that_it_says():
-    kernel, weights = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), np.array([0.81, 0.16])
-    q = proposal(kernel, weights, 0.1, 2.0)
     spread = np.array([0.9, 0.65, 0.4])
-    assert np.allclose(q, 0.9 * spread / spread.sum() + 0.1 / 3)
-    assert np.allclose(proposal(kernel, weights, 1.0, math.inf), 1 / 3)
+    assert np.allclose(proposal(spread, 0.1), 0.9 * spread / spread.sum() + 0.1 / 3)
+    assert np.allclose(proposal(spread, 1.0), 1 / 3)
     # A memory beyond the reach of every kernel proposes everything alike.
-    assert np.allclose(proposal(np.zeros((3, 2)), weights, 0.1, 1.25), 1 / 3)
+    assert np.allclose(proposal(np.zeros(3), 0.1), 1 / 3)
+
+
+def test_spreading_is_the_sum_over_all_pairs():
+    rng = np.random.default_rng(0)
+    vectors, centres = (random_rotations(n, rng)[:, 2].copy() for n in (300, 40))
+    weights, width = rng.random(40), 0.2
+    spread, nearest = fisher_spread(vectors, centres, weights, width)
+    cosines = vectors @ centres.T
+    kernel = np.where(cosines > 1.0 - 18.0 * width**2, np.exp((cosines - 1.0) / width**2), 0.0)
+    assert np.allclose(spread, kernel @ weights)
+    assert np.array_equal(nearest, cosines.argmax(axis=1))
+
+
+def test_a_direction_belongs_to_the_first_that_is_near():
+    angles = np.radians([0.0, 4.0, 7.0, 11.0, 3.0, 40.0])
+    vectors = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+    founders, group = grouped(vectors, math.cos(math.radians(5.0)), 3)
+    assert founders.tolist() == [0, 2, 5]
+    assert group.tolist() == [0, 0, 1, 1, 0, 2]
+    assert grouped(vectors, math.cos(math.radians(5.5)), 1)[1].tolist() == [0, 0, -1, -1, 0, -1]
 
 
 def test_effective_size_counts_equal_points():
@@ -110,7 +128,7 @@ def test_effective_size_counts_equal_points():
 def test_kernels_are_largest_at_no_distance_and_fall_as_gaussians():
     width = 0.02
     angles = np.array([0.0, width, 2 * width])
-    fisher = fisher_kernel(on_circle(angles) @ on_circle(np.zeros(1)).T, width)[:, 0]
+    fisher, _ = fisher_spread(on_circle(angles), on_circle(np.zeros(1)), np.ones(1), width)
     gauss = gaussian_kernel(np.stack([angles, 0 * angles], axis=1), np.zeros((1, 2)), width)[:, 0]
     assert np.allclose(gauss, np.exp([0.0, -0.5, -2.0]))
     assert np.allclose(fisher, gauss, rtol=1e-3)

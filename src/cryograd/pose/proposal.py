@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryograd.pose.kernels import fisher_spread, grouped
 from cryograd.pose.quadrature import PoseGrid
 from cryograd.rotations import FloatArray, in_plane_angle, transported
 
@@ -19,8 +20,6 @@ REMEMBERED, WIDTH = 128, 0.5
 # Rotations of a posterior that its marginals are made of, and the angle in spacings within which their
 # directions are one.
 CONSIDERED, SAME_DIRECTION = 768, 0.5
-# Kernels are zero where they are below exp of minus this.
-NEGLIGIBLE_EXPONENT = 18.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Annealing:
     Parameters
     ----------
     period
-        Iterations after which trust grows.
+        Iterations after which trust grows; 0 for full trust from the start, as where runs start from a map.
     least_uniform, least_temperature
         Bounds of the share of the uniform distribution and of the temperature.
     """
@@ -39,13 +38,16 @@ class Annealing:
     least_uniform: float = 0.05
     least_temperature: float = 1.25
 
+    def _stage(self, iteration: int) -> float:
+        return iteration // self.period if self.period else np.inf
+
     def uniform(self, iteration: int) -> float:
         """Share of the uniform distribution, α = max(0.05, 2^(−⌊m/50⌋/4))."""
-        return max(self.least_uniform, 2.0 ** (-0.25 * (iteration // self.period)))
+        return max(self.least_uniform, 2.0 ** (-0.25 * self._stage(iteration)))
 
     def temperature(self, iteration: int) -> float:
         """T = max(1.25, 2^(10/⌊m/50⌋)), infinite in the first period."""
-        stage = iteration // self.period
+        stage = self._stage(iteration)
         return max(self.least_temperature, 2.0 ** (10.0 / stage)) if stage else np.inf
 
 
@@ -107,14 +109,11 @@ def remember(
     """
     best = np.argsort(-by_rotation, kind="stable")[:CONSIDERED]
     rotations, weights = rotations[best], by_rotation[best]
-    near = rotations[:, 2] @ rotations[:, 2].T > np.cos(SAME_DIRECTION * sides[0])
     # Each rotation belongs to the first, which is the most probable, of its own direction.
-    free, anchor, firsts = np.ones(len(best), dtype=bool), np.full(len(best), -1), []
-    while free.any() and len(firsts) < REMEMBERED:
-        firsts.append(int(free.argmax()))
-        members = near[firsts[-1]] & free
-        anchor[members], free[members] = len(firsts) - 1, False
-    owned = ~free
+    firsts, anchor = grouped(
+        np.ascontiguousarray(rotations[:, 2]), np.cos(SAME_DIRECTION * sides[0]), REMEMBERED
+    )
+    owned = anchor >= 0
     frames = transported(rotations[firsts][anchor[owned]], rotations[owned, 2])
     turned = np.round(in_plane_angle(rotations[owned], frames), 6)
     angles, which = np.unique(turned, return_inverse=True)
@@ -136,23 +135,20 @@ class Draw:
     log_weights: FloatArray
 
 
-def proposal(kernel: FloatArray, probabilities: FloatArray, uniform: float, temperature: float) -> FloatArray:
-    """q_j = (1 − α) Σ_i φ_i^{1/T} K_ij / Z + α / J.
+def proposal(spread: FloatArray, uniform: float) -> FloatArray:
+    """q_j = (1 − α) φ̃_j / Σ φ̃ + α / J.
 
     Parameters
     ----------
-    kernel
-        K, shape (J, M).
-    probabilities
-        φ, shape (M,).
-    uniform, temperature
-        α and T.
+    spread
+        φ̃_j = Σ_i φ_i^{1/T} K_ij, shape (J,).
+    uniform
+        α.
     """
-    spread = kernel @ probabilities ** (1.0 / temperature)
     total = spread.sum()
     if total <= 0.0:
-        return np.full(len(kernel), 1.0 / len(kernel))
-    return (1.0 - uniform) * spread / total + uniform / len(kernel)
+        return np.full(len(spread), 1.0 / len(spread))
+    return (1.0 - uniform) * spread / total + uniform / len(spread)
 
 
 def effective_size(q: FloatArray) -> float:
@@ -174,14 +170,6 @@ def draw(q: FloatArray, samples_per_effective: float, rng: np.random.Generator) 
     ticks = np.floor(np.cumsum(np.where(certain, 0.0, inclusion)) + rng.random())
     indices = np.flatnonzero(certain | (np.diff(ticks, prepend=0.0) > 0))
     return Draw(indices, -np.log(inclusion[indices]))
-
-
-def fisher_kernel(cosines: FloatArray, width: float) -> FloatArray:
-    """exp((cos δ − 1)/w²) for the cosines (J, M) of the angles between unit vectors."""
-    kernel = np.zeros(cosines.shape)
-    near = cosines > 1.0 - NEGLIGIBLE_EXPONENT * width**2
-    kernel[near] = np.exp((cosines[near] - 1.0) / width**2)
-    return kernel
 
 
 def gaussian_kernel(points: FloatArray, centres: FloatArray, width: float) -> FloatArray:
@@ -215,12 +203,23 @@ def propose(remembered: Remembered, grid: PoseGrid, group: FloatArray, annealing
     length = WIDTH * max(remembered.length, grid.shifts.spacing)
     anchors = (remembered.anchors.points[:, None] @ group.swapaxes(1, 2)).reshape(-1, 3, 3)
     weights = np.repeat(remembered.anchors.probabilities, len(group))
-    cosines = grid.directions @ anchors[:, 2].T
-    in_plane = fisher_kernel(on_circle(grid.in_plane) @ on_circle(remembered.in_plane.points).T, angle)
+
+    def tempered(probabilities: FloatArray) -> FloatArray:
+        return probabilities ** (1.0 / temperature)
+
+    directions, nearest = fisher_spread(
+        grid.directions, np.ascontiguousarray(anchors[:, 2]), tempered(weights), angle
+    )
+    in_plane, _ = fisher_spread(
+        on_circle(grid.in_plane),
+        on_circle(remembered.in_plane.points),
+        tempered(remembered.in_plane.probabilities),
+        angle,
+    )
     shifts = gaussian_kernel(grid.shifts.shifts, remembered.shifts.points, length)
     return Proposal(
-        proposal(fisher_kernel(cosines, angle), weights, uniform, temperature),
-        proposal(in_plane, remembered.in_plane.probabilities, uniform, temperature),
-        proposal(shifts, remembered.shifts.probabilities, uniform, temperature),
-        anchors[cosines.argmax(axis=1)],
+        proposal(directions, uniform),
+        proposal(in_plane, uniform),
+        proposal(shifts @ tempered(remembered.shifts.probabilities), uniform),
+        anchors[nearest],
     )

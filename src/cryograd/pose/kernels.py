@@ -1,0 +1,57 @@
+"""Loops of the sampler over pairs of directions, compiled: they run once for every image."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cryograd.rotations import FloatArray
+
+# Kernels are zero where they are below exp of minus this.
+NEGLIGIBLE_EXPONENT = 18.0
+
+
+@njit(cache=True, fastmath=True)
+def fisher_spread(
+    vectors: FloatArray, centres: FloatArray, weights: FloatArray, width: float
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Σ_i w_i exp((cos δ_ij − 1)/width²) at unit vectors (J, d) around centres (M, d), and the nearest centre.
+
+    Both are of shape (J,).
+    """
+    spread, nearest = np.zeros(len(vectors)), np.zeros(len(vectors), dtype=np.int64)
+    least = 1.0 - NEGLIGIBLE_EXPONENT * width**2
+    for j in range(len(vectors)):
+        largest = -2.0
+        for i in range(len(centres)):
+            cosine = 0.0
+            for axis in range(vectors.shape[1]):
+                cosine += vectors[j, axis] * centres[i, axis]
+            if cosine > largest:
+                largest, nearest[j] = cosine, i
+            if cosine > least:
+                spread[j] += weights[i] * np.exp((cosine - 1.0) / width**2)
+    return spread, nearest
+
+
+@njit(cache=True)
+def grouped(vectors: FloatArray, cosine: float, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put each unit vector (M, 3) in the group of the first one that is near enough to it and founds a group.
+
+    Returns
+    -------
+    founders
+        Indices of the vectors that found groups, at most ``most``.
+    group
+        Of each vector, −1 where no group is left for it, shape (M,).
+    """
+    founders, group, count = np.empty(most, dtype=np.int64), np.full(len(vectors), -1), 0
+    for i in range(len(vectors)):
+        for g in range(count):
+            first = vectors[founders[g]]
+            if first[0] * vectors[i, 0] + first[1] * vectors[i, 1] + first[2] * vectors[i, 2] > cosine:
+                group[i] = g
+                break
+        if group[i] < 0 and count < most:
+            founders[count], group[i] = i, count
+            count += 1
+    return founders[:count], group
