@@ -42,7 +42,7 @@ from cryograd.validation.fsc import fsc
 SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Preconditioned(), "em": EM()}
 # Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
 # are open: what they hold is shrunk to what it is worth.
-RESOLVED, MARGIN = 0.143, 6.0
+RESOLVED, MARGIN = 0.143, 10.0
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ NEGLIGIBLE_EXPONENT = 18.0
 def fisher_spread(
     vectors: FloatArray, centres: FloatArray, weights: FloatArray, width: float
 ) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Σ_i w_i exp((cos δ_ij − 1)/width²) at unit vectors (J, d) around centres (M, d), and the nearest centre.
+    """Σ_i w_i exp((cos δ_ij − 1)/w²) at unit vectors (J, d) around centres (M, d), and the nearest centre.
 
-    Both are of shape (J,).
+    ``width`` is w; both are of shape (J,).
     """
     spread, nearest = np.zeros(len(vectors)), np.zeros(len(vectors), dtype=np.int64)
     least = 1.0 - NEGLIGIBLE_EXPONENT * width**2
