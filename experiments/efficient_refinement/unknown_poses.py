@@ -114,7 +114,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         options.size = Size("quick", 32, extent / 32, 400, 0.3, 50, 2.0, 4)
     elif extent:
         box = BOX[options.molecule]
-        options.size = Size("full", box, extent / box, options.particles, options.snr, 250, 1.6, 8)
+        options.size = Size("full", box, extent / box, options.particles, options.snr, 250, 1.2, 6)
     else:
         options.size = Size("real", 64, 3.54, 1268, 0.125, 80, 6.0, 15)
     set_threads(options.threads)

@@ -1,0 +1,147 @@
+"""Refinement of two halves from a low-pass filtered map, scored against the truth."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryograd.cli.molecule import SYMMETRY, molecule
+from cryograd.config import Refine
+from cryograd.data.mrc import write_map, write_stack
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import Particles
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.errors import CryogradError
+from cryograd.refine import MARGIN, Halves, half_sets, prepare, refine
+from cryograd.validation.fsc import fsc, resolution_at
+
+BOX, PIXEL, N = 32, 6.0, 240
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refined")
+    write_map(folder / "start.mrc", molecule(BOX, PIXEL), PIXEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def particles(folder: Path) -> Particles:
+    group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
+    truth = molecule(BOX, PIXEL)
+    return simulate(truth, PIXEL, Simulation(N, (group,), snr=0.3, seed=5), folder)
+
+
+def configuration(folder: Path, **options) -> Refine:
+    paths = {"particles": folder / "particles.star", "output": folder / "run"}
+    given = {
+        "volume": folder / "start.mrc",
+        "symmetry": SYMMETRY,
+        "minibatch": 30,
+        "start_resolution": 40.0,
+        "max_shift": 12.0,
+    }
+    return Refine(**paths, **(given | options))
+
+
+def run(particles: Particles, config: Refine) -> list[Halves]:
+    return list(refine(particles, config))
+
+
+def resolution(halves: Halves) -> float:
+    _, values = fsc(halves.volume.numpy(), molecule(BOX, PIXEL))
+    found = resolution_at(values, 0.5, BOX, PIXEL)
+    assert found is not None
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "proposal", "passes"),
+    [
+        ("incremental", "importance", 2.0),
+        ("preconditioned", "search", 3.0),
+        ("em", "search", 3.0),
+    ],
+)
+def test_reaches_high_resolution_from_a_blurred_map(
+    particles: Particles, folder: Path, solver: str, proposal: str, passes: float
+) -> None:
+    states = run(particles, configuration(folder, solver=solver, proposal=proposal, passes=passes))
+    final = states[-1]
+    assert resolution(final) < 17.0
+    # The halves do not claim what the map does not have.
+    half_map = resolution_at(final.correlation, 0.143, BOX, PIXEL)
+    assert half_map is not None
+    assert half_map > 0.85 * resolution(final)
+    radii = [row["radius"] for row in final.history]
+    assert radii == sorted(radii)
+    assert final.history[-1]["images_drawn"] == pytest.approx(passes * N, rel=0.02)
+
+
+def test_one_pass_of_carried_gradients_goes_farther_than_one_of_em(
+    particles: Particles, folder: Path
+) -> None:
+    incremental, em = (
+        resolution(run(particles, configuration(folder, solver=solver, passes=1.0))[-1])
+        for solver in ("incremental", "em")
+    )
+    assert incremental < 0.8 * em
+
+
+def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folder: Path) -> None:
+    """Until the first correlation of the maps the halves have the same scalars, whatever the images are."""
+    config = configuration(folder)
+    first, second = half_sets(particles, config.seed)
+    images = np.asarray(particles.images(np.arange(N)), dtype=np.float32).copy()
+    images[second] = np.random.default_rng(0).normal(size=images[second].shape)
+    write_stack(folder / "other.mrcs", images, PIXEL)
+    other = replace(particles, stacks=(folder / "other.mrcs",))
+    before, after = (next(refine(some, config)) for some in (particles, other))
+    # The noise is first estimated from all images; that of the first half alone decides from there on.
+    change = (before.states[0].volume - after.states[0].volume).norm() / before.states[0].volume.norm()
+    apart = (before.states[1].volume - after.states[1].volume).norm() / before.states[1].volume.norm()
+    assert float(change) < 0.02
+    assert float(apart) > 0.2
+
+
+def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:
+    write_map(folder / "large.mrc", 1000.0 * molecule(BOX, PIXEL), PIXEL)
+    starts = [
+        prepare(particles, configuration(folder, volume=folder / name))[2].volume
+        for name in ("start.mrc", "large.mrc")
+    ]
+    assert torch.allclose(*starts, rtol=1e-4)
+
+
+def test_the_spectrum_opens_by_what_the_halves_agree_on(particles: Particles, folder: Path) -> None:
+    states = run(particles, configuration(folder, passes=0.5))
+    start = BOX * PIXEL / 40.0
+    assert states[0].history[0]["radius"] == pytest.approx(min(start + MARGIN, BOX / 2 - 1.0))
+    for halves in states:
+        radius = halves.states[0].radius
+        assert (halves.correlation[np.arange(len(halves.correlation)) > radius] == 0.0).all()
+        assert halves.correlation[halves.resolved] >= 0.143
+
+
+def test_half_sets_of_the_file_are_kept(particles: Particles) -> None:
+    named = replace(particles, half_set=np.where(np.arange(N) < 100, 2, 1))
+    first, second = half_sets(named, 0)
+    assert second.tolist() == list(range(100))
+    assert len(first) == N - 100
+    drawn = half_sets(replace(particles, half_set=None), 0)
+    assert sorted(np.concatenate(drawn)) == list(range(N))
+    assert abs(len(drawn[0]) - len(drawn[1])) <= 1
+
+
+@pytest.mark.parametrize("half", [np.ones(N, dtype=int), np.arange(N) % 3])
+def test_half_sets_that_are_none_are_refused(particles: Particles, half: np.ndarray) -> None:
+    with pytest.raises(CryogradError, match="half-sets"):
+        half_sets(replace(particles, half_set=half), 0)
+
+
+def test_a_resolution_beyond_nyquist_is_refused(particles: Particles, folder: Path) -> None:
+    with pytest.raises(CryogradError, match="Nyquist"):
+        next(refine(particles, configuration(folder, max_resolution=11.0)))
