@@ -1,37 +1,42 @@
-"""What the experiments share: sizes, molecules, simulated particles, runs and their scores."""
+"""What the experiments share: sizes, particles, runs and their scores."""
 
 import argparse
-import json
 import math
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-import cryograd
 from cryograd.config import Abinitio
-from cryograd.data.density import assemble, model_density, on_symmetry_axes, read_model
-from cryograd.data.mrc import read_map
-from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles, read_particles
-from cryograd.data.simulate import Simulation, density_diameter, simulate
+from cryograd.data.particles import Particles
+from cryograd.data.simulate import density_diameter
 from cryograd.reconstruct import abinitio
 from cryograd.state import State, full_volume
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at
 
-matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from simulated import SYMMETRY, density, particles_of, save
 
-# This B-factor in Å² removes the ringing of a hard cut at Nyquist; images are shifted by up to 10 Å.
-B_FACTOR, MAX_SHIFT = 100.0, 12.0
-SYMMETRY = {"groel-groes": "C7", "t20s": "D7", "groel": "D7"}
-# (rot, tilt) in radians: one along the main axis and two from its side, as of particles that lie on a film.
-PREFERRED_VIEWS = ((0.0, 0.0), (0.4, 1.5), (2.2, 1.3))
+__all__ = [
+    "MAX_SHIFT",
+    "SYMMETRY",
+    "agreement",
+    "arguments",
+    "configuration",
+    "density",
+    "particles_of",
+    "reconstruct",
+    "save",
+    "score",
+]
+
+# Images are shifted by up to 10 Å.
+MAX_SHIFT = 12.0
 
 
 @dataclass(frozen=True)
@@ -111,39 +116,6 @@ def arguments(description: str | None, argv: list[str] | None = None) -> argpars
     return options
 
 
-def density(name: str, size: Size, data: Path) -> np.ndarray:
-    """Density (L, L, L) of one of the molecules of `SYMMETRY` on its symmetry axes."""
-    structures = data / "structures"
-    if name == "groel-groes":
-        subunits = [read_model(structures / f"groel_1gru_{chain}.pdb.gz") for chain in "AH"]
-        model = assemble(subunits, "C7", read_model(structures / "groes_1gru.pdb.gz"))
-    else:
-        file = {"t20s": "t20s_6bdf.pdb.gz", "groel": "groel_1mnf.pdb.gz"}[name]
-        model = on_symmetry_axes(read_model(structures / file), SYMMETRY[name])
-    return model_density(model, size.box, size.pixel_size, b_factor=B_FACTOR)
-
-
-def particles_of(
-    name: str,
-    size: Size,
-    data: Path,
-    folder: Path,
-    views: Literal["uniform", "biased"] = "uniform",
-    seed: int = 0,
-) -> tuple[Particles, np.ndarray]:
-    """Simulated particles with their true poses, and the truth; from the folder if they are there already."""
-    wanted = {key: getattr(size, key) for key in ("box", "pixel_size", "particles", "snr")}
-    wanted |= {"molecule": name, "views": views, "seed": seed}
-    settings = folder / "settings.json"
-    if not settings.is_file() or json.loads(settings.read_text()) != wanted:
-        optics = Optics("simulated", electron_wavelength(300.0), 2.7e7, 0.1, size.pixel_size, size.box)
-        preferred = PREFERRED_VIEWS if views == "biased" else ()
-        simulation = Simulation(size.particles, (optics,), snr=size.snr, preferred_views=preferred, seed=seed)
-        simulate(density(name, size, data), size.pixel_size, simulation, folder)
-        settings.write_text(json.dumps(wanted, indent=2) + "\n")
-    return read_particles(folder / "particles.star"), read_map(folder / "truth.mrc")[0]
-
-
 def configuration(size: Size, folder: Path, truth: np.ndarray, **changes: Any) -> Abinitio:
     """Options of a run on the particles in a folder; by default from one random start, as in the paper."""
     options = {
@@ -181,14 +153,3 @@ def agreement(aligned: np.ndarray, truth: np.ndarray, pixel_size: float) -> dict
     _, values = fsc(aligned, truth)
     resolution = resolution_at(values, 0.5, len(truth), pixel_size)
     return {"fsc": values.tolist(), "fsc05_angstrom": None if resolution is None else float(resolution)}
-
-
-def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[str, Any]) -> None:
-    """Write NAME.png, and NAME.json with the record and what it was made with."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    asked = {key: value for key, value in vars(options).items() if key not in ("size", "data", "output")}
-    made = {"cryograd": cryograd.__version__, "size": asdict(options.size), "options": asked}
-    figure.savefig(options.output / f"{name}.png", dpi=150, bbox_inches="tight")
-    path = options.output / f"{name}.json"
-    path.write_text(json.dumps(made | record, indent=2, default=str) + "\n")
-    print(path.with_suffix(".png"), path, flush=True)

@@ -1,8 +1,9 @@
 """The loss at known poses, in complex Fourier voxels (Toader, Brubaker & Lederman, arXiv 2311.16100).
 
-F(v) = (1/n) Σ_i ½ (‖C_i P_i v − x_i‖² + λ ‖v‖²), x_i being centred and whitened images. It is quadratic, and can
-be looked at in two ways that give the same numbers: through the images, which costs a slice and a
-back-projection of each every time, or through sums over them, which cost more once and then no image again.
+F(v) = (1/n) Σ_i ½ (‖C_i P_i v − x_i‖² + λ ‖v‖²), x_i being centred and whitened images. It is quadratic, and
+can be looked at in two ways that give the same numbers: through the images, which costs a slice and a
+back-projection of each every time, or through sums over them, which cost about as much once, and no image
+afterwards.
 """
 
 from collections.abc import Iterator
@@ -161,11 +162,18 @@ class KnownPoses:
             turn,
         )
 
+    def weights(self, images: Tensor) -> Tensor:
+        """Statistic of the Hessian, a mean over images; without λ."""
+        total = self.voxels.weights(self.rotations[images], self._points, self.power[images])
+        return total.div_(len(images))
+
+    def linear(self, images: Tensor) -> Tensor:
+        """Pᵀ C x, a mean over images, shape (N,): a back-projection of each."""
+        return self._back_projection(self.cross, images)
+
     def sums(self, images: Tensor) -> Sums:
         """What F on some images needs of them."""
-        weights = self.voxels.weights(self.rotations[images], self._points, self.power[images])
-        linear = self._back_projection(self.cross, images)
-        return Sums(weights.div_(len(images)), linear, float(self.energy[images].mean()))
+        return Sums(self.weights(images), self.linear(images), float(self.energy[images].mean()))
 
     def normal(self, weights: Tensor, values: Tensor) -> Tensor:
         """Product of the Hessian that some sums stand for and unknowns: no image is looked at."""
