@@ -10,11 +10,8 @@ from cryograd.objective.known_poses import KnownPoses, Sums, Turn
 from cryograd.solvers.conjugate_gradient import conjugate_gradient
 from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import Local, Solver
+from cryograd.solvers.protocol import DIAGONAL_SHARE, Local, Solver
 from known_setting import Meter
-
-# Noise may be this many times the signal in a shell before it is not shrunk further.
-LARGEST_RATIO = 20.0
 
 # The unknowns after a step, and the images visited so far.
 Steps = Iterator[tuple[Tensor, int]]
@@ -127,7 +124,7 @@ def statistics(arena: Arena, meter: Meter, iterations: int, shrunk: bool, polish
         Steps on the sums of all images after the pass.
     """
     values, visited, solver = arena.start, 0, newton(iterations)
-    state, halves = solver.init(values), Halves(arena, meter, iterations)
+    state, signal = solver.init(values), Signal(arena)
     remembered: list[Sums] = []
     parts = len(arena.minibatches)
     for iteration in range(parts + polish):
@@ -139,7 +136,7 @@ def statistics(arena: Arena, meter: Meter, iterations: int, shrunk: bool, polish
         sums = remembered[iteration % parts]
         local = meter.by_sums(arena.loss, sums, values, arena.turn(iteration))
         if shrunk and iteration < parts:
-            local = replace(local, precision=halves.precision(local, sums, visited / arena.images))
+            local = replace(local, precision=signal.precision(local, sums, visited))
         move = solver.step(state, values, local)
         values, state = move.volume, move.state
         yield values, visited
@@ -150,43 +147,43 @@ def newton(iterations: int) -> Incremental:
     return Incremental(iterations=iterations, tolerance=0.0, floor=1e-6)
 
 
-class Halves:
-    """Noise of the map from two halves of the minibatches, each with a map of its own."""
+class Signal:
+    """Power of the signal in shells, from what two halves of the minibatches have in common."""
 
-    def __init__(self, arena: Arena, meter: Meter, iterations: int) -> None:
-        self.arena, self.meter = arena, meter
-        self.solver = newton(iterations)
-        self.maps = [arena.start, arena.start]
-        self.states = [self.solver.init(arena.start) for _ in self.maps]
+    def __init__(self, arena: Arena) -> None:
         k = torch.as_tensor(arena.loss.voxels.frequencies)
         self.shells = k.double().norm(dim=1).round().long()
+        self.images = arena.images
+        self.linear = [arena.start, arena.start]
+        self.rows = [arena.start.real, arena.start.real]
 
     def _mean(self, values: Tensor) -> Tensor:
         """Mean in the shell of each unknown."""
         total = torch.bincount(self.shells, values.double()) / torch.bincount(self.shells)
         return total[self.shells].to(values.dtype)
 
-    def precision(self, local: Local, sums: Sums, share: float) -> Callable[[Tensor], Tensor]:
+    def precision(self, local: Local, sums: Sums, visited: int) -> Callable[[Tensor], Tensor]:
         """Precision of a prior under which the map is the best guess of the one that all images will give.
 
-        With P the power of the signal and N that of the noise of a map of a share s of the images, the map of
-        all has P + s N, and this one differs from it by noise of (1 − s) N: their Wiener filter has the ratio
-        (1 − s) N / (P + s N), and shrinks nothing in the end.
+        With S the power of the signal, N that of the noise of a map of a share s of the images, the map of
+        all has S + s N, and this one differs from it by noise of (1 − s) N: their Wiener filter has the ratio
+        (1 − s) N / (S + s N), and shrinks nothing in the end. White noise has N = 1 / (n h), h being the
+        diagonal; S is the product of two halves' Pᵀb, whose noises have nothing in common, over that of their
+        Pᵀa.
         """
-        number, parts = local.minibatch
-        half = number % 2
-        mine = self.meter.by_sums(self.arena.loss, sums, self.maps[half], self.arena.turn(number))
-        mine = replace(mine, minibatch=(number // 2, (parts + 1) // 2))
-        move = self.solver.step(self.states[half], self.maps[half], mine)
-        self.maps[half], self.states[half] = move.volume, move.state
-        if number == 0:
-            # One half alone tells nothing: half of what there is counts as noise.
-            return lambda curvature: (1.0 - share) * self._mean(curvature)
-        noise = self._mean((0.5 * (self.maps[0] - self.maps[1])).abs().square())
-        power = self._mean((0.5 * (self.maps[0] + self.maps[1])).abs().square())
-        signal = (power - noise).clamp(min=0.0)
-        ratio = (1.0 - share) * noise / (signal + share * noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        return lambda curvature: ratio.clamp(max=LARGEST_RATIO) * self._mean(curvature)
+        half = local.minibatch[0] % 2
+        self.linear[half] = self.linear[half] + sums.linear
+        self.rows[half] = self.rows[half] + local.curvature
+        common = (self.linear[0].conj() * self.linear[1]).real
+        signal = self._mean(common) / self._mean(self.rows[0] * self.rows[1]).clamp(min=1e-20)
+        signal, share = signal.clamp(min=0.0), visited / self.images
+
+        def precision(curvature: Tensor) -> Tensor:
+            mean = self._mean(curvature)
+            noise = 1.0 / (visited * DIAGONAL_SHARE * mean)
+            return (1.0 - share) * noise / (signal + share * noise) * mean
+
+        return precision
 
 
 def quotient(arena: Arena, meter: Meter) -> Steps:

@@ -148,7 +148,9 @@ class Quadratic:
 
 
 def measured_costs(loss: KnownPoses, images: int, repeats: int = 7) -> dict[str, float]:
-    """Time of each operation over that of a gradient of as many images; medians of interleaved repeats.
+    """Processor time of each operation over that of a gradient of as many images.
+
+    Medians of interleaved repeats.
 
     ``normal`` is one iteration of conjugate gradients on sums, whatever the number of images.
     """
@@ -175,9 +177,9 @@ def measured_costs(loss: KnownPoses, images: int, repeats: int = 7) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in operations}
     for _ in range(repeats):
         for name, operation in operations.items():
-            began = time.perf_counter()
+            began = time.process_time()
             operation()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(time.process_time() - began)
     medians = {name: float(np.median(t)) for name, t in times.items()}
     medians["normal"] /= iterations
     seconds = medians["gradient"] / len(some)
