@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from cryograd.objective.known_poses import KnownPoses, Sums, Turn
-from cryograd.solvers.conjugate_gradient import conjugate_gradient
+from cryograd.solvers.conjugate_gradient import conjugate_gradients
 from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import DIAGONAL_SHARE, Local, Solver
@@ -199,19 +200,18 @@ def quotient(arena: Arena, meter: Meter) -> Steps:
         yield values, visited
 
 
-def full_batch(arena: Arena, meter: Meter, curvature: Tensor, sums: Sums, iterations: int) -> Steps:
-    """EM at known poses: conjugate gradients on all images, from zero, each product by the images.
+def full_batch(arena: Arena, meter: Meter, curvature: Tensor, iterations: int) -> Steps:
+    """EM at known poses: conjugate gradients on all images, from zero.
 
-    The products are computed by sums, which give the same numbers; they are counted as products by images.
-    Pᵀb and the preconditioner are counted as one back-projection.
+    Pᵀb and the preconditioner, which is given, are counted as one back-projection.
     """
-    meter.done["linear"] += arena.images
-    for number in range(1, iterations + 1):
+    every = torch.cat(arena.minibatches)
+
+    def product(values: Tensor) -> Tensor:
         meter.done["product"] += arena.images
-        values = conjugate_gradient(
-            lambda v: arena.loss.normal(sums.weights, v),
-            sums.linear,
-            lambda residual: residual / curvature,
-            number,
-        )
+        return arena.loss.product(values, every)
+
+    meter.done["linear"] += arena.images
+    solutions = conjugate_gradients(product, arena.loss.linear(every), lambda residual: residual / curvature)
+    for number, values in enumerate(islice(solutions, iterations), start=1):
         yield values, number * arena.images

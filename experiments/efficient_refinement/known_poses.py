@@ -45,6 +45,8 @@ CHECKPOINTS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 PASSES = 10
 # Iterations of conjugate gradients after a minibatch of ours, and steps after the pass.
 ITERATIONS, POLISH = 3, 4
+# Of conjugate gradients on all images.
+ITERATES = 12
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder that holds structures/*.pdb.gz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for figures and particles")
     parser.add_argument("--quick", action="store_true", help="a size that takes seconds")
-    parser.add_argument("--minibatch", type=int, help="images, in place of a tenth of all")
+    parser.add_argument("--particles", type=int, help="images, in place of the size's own number")
+    parser.add_argument("--minibatch", type=int, help="images in one, in place of the size's own number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     size = QUICK if options.quick else PAPER
-    options.size = replace(size, minibatch=options.minibatch or size.minibatch)
+    given = {key: getattr(options, key) for key in ("particles", "minibatch") if getattr(options, key)}
+    options.size = replace(size, **given)
     set_threads(options.threads)
     return options
 
@@ -148,14 +152,13 @@ class Run:
             self.seen.append({"epochs": checkpoint, "gap": gap} | found)
 
 
-def contestants(arena: Arena, total: Sums, costs: dict[str, float]) -> dict[str, Callable[[Meter], Steps]]:
+def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]]:
     """Everyone, as a function of the meter that its work is counted by."""
     voxels, loss, passes = arena.loss.voxels, arena.loss, PASSES
     bound = 1.0 / (4.0 * math.pi * voxels.radius**2)
     diagonal = voxels.diagonal(total.weights).float().clamp(min=bound)
     rows = (voxels.row_sums(total.weights) + loss.regularisation).float()
     exact = (voxels.diagonal(total.weights) + loss.regularisation).float()
-    sums = Sums(total.weights.float(), total.linear.to(loss.cross.dtype), total.energy)
 
     def precomputed(meter: Meter) -> Steps:
         meter.done["weights"] += arena.images
@@ -174,8 +177,8 @@ def contestants(arena: Arena, total: Sums, costs: dict[str, float]) -> dict[str,
         "statistics": lambda meter: statistics(arena, meter, ITERATIONS, False, POLISH),
         "statistics, shrunk": lambda meter: statistics(arena, meter, ITERATIONS, True, POLISH),
         "quotient": lambda meter: quotient(arena, meter),
-        "full batch, row sums": lambda meter: full_batch(arena, meter, rows, sums, 15),
-        "full batch, diagonal": lambda meter: full_batch(arena, meter, exact, sums, 15),
+        "full batch, row sums": lambda meter: full_batch(arena, meter, rows, ITERATES),
+        "full batch, diagonal": lambda meter: full_batch(arena, meter, exact, ITERATES),
         "Algorithm 1, probes by sums": short(Hutchinson(), probes_by_sums=True),
         "SGD, all by sums": lambda meter: published_by_sums(arena, ArmijoSGD(), meter, 3),
         "Algorithm 1, all by sums": lambda meter: published_by_sums(arena, Hutchinson(), meter, 3),
@@ -210,15 +213,13 @@ def draw(runs: list[dict[str, Any]], radius: float) -> plt.Figure:
     return figure
 
 
-def play(
-    options: argparse.Namespace, arena: Arena, judge: Judge, costs: dict[str, float]
-) -> list[dict[str, Any]]:
+def play(arena: Arena, judge: Judge, costs: dict[str, float]) -> list[dict[str, Any]]:
     """All contestants, pass after pass in turn, so that the machine's load is the same for all."""
     runs = []
-    for name, begin in contestants(arena, judge.quadratic.sums, costs).items():
+    for name, begin in contestants(arena, judge.quadratic.sums).items():
         meter = Meter(costs, arena.images)
         runs.append(Run(name, meter, begin(meter), judge))
-    for number in range(1, PASSES + 6):
+    for number in range(1, max(PASSES, ITERATES) + 1):
         for run in runs:
             run.advance(number * arena.images)
     return [run.finish() for run in runs]
@@ -254,7 +255,7 @@ def main() -> None:
     print(reference, flush=True)
     shells = Shells(loss.voxels)
     judge = Judge(quadratic, reference["start"], minimum, best, shells.of_map(density), shells)
-    runs = play(options, arena, judge, costs)
+    runs = play(arena, judge, costs)
     passes = {run["name"]: seconds_a_pass(run, arena.images) for run in runs}
     record = {
         "costs": costs,
