@@ -81,11 +81,10 @@ def test_sums_reach_the_minimum_in_a_visit_of_each_image_and_no_rival_does(
     assert min(row["gap"] for row in runs["quotient"]) > 0.1
     twice = [row for row in runs["full batch, diagonal"] if row["visited"] == 2 * images]
     assert twice[0]["gap"] > 0.01
-    # The published solvers see every image ten times and still are far from it.
-    for name in ("SGD", "Algorithm 1", "precomputed diagonal"):
-        assert runs[name][-1]["visited"] == 10 * images
-        assert 0.01 < runs[name][-1]["gap"] < 0.9
-    assert runs["precomputed diagonal"][-1]["gap"] < runs["Algorithm 1"][-1]["gap"]
+    # The published solvers see every image ten times and still are far from it, in the paper's order.
+    published = [runs[name][-1] for name in ("SGD", "Algorithm 1", "precomputed diagonal")]
+    assert all(row["visited"] == 10 * images for row in published)
+    assert 0.9 > published[0]["gap"] > published[1]["gap"] > published[2]["gap"] > 0.01
     # However a minibatch is looked at, the steps are the same.
     for name in ("SGD", "Algorithm 1"):
         through, summed = runs[name][20]["gap"], runs[f"{name}, all by sums"][20]["gap"]
