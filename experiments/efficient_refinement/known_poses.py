@@ -46,6 +46,8 @@ CHECKPOINTS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 PASSES, MOMENTUM_PASSES = 10, 5
 # Iterations of conjugate gradients after a minibatch of ours, and steps after the pass.
 ITERATIONS, POLISH = 3, 4
+# The same where a minibatch is a quarter of all images.
+QUARTER_ITERATIONS = 6
 # Of conjugate gradients on all images.
 ITERATES = 12
 
@@ -162,6 +164,8 @@ def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]
     rows = (voxels.row_sums(total.weights) + loss.regularisation).float()
     exact = (voxels.diagonal(total.weights) + loss.regularisation).float()
 
+    quarters = Arena(loss, torch.cat(arena.minibatches).chunk(4))
+
     def precomputed(meter: Meter) -> Steps:
         meter.done["weights"] += arena.images
         return published(arena, ArmijoSGD(diagonal, PRECONDITIONED), meter, passes)
@@ -178,6 +182,7 @@ def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]
         "momentum, growing": lambda meter: momentum(arena, meter, MOMENTUM_PASSES, growing=True),
         "statistics": lambda meter: statistics(arena, meter, ITERATIONS, False, POLISH),
         "statistics, shrunk": lambda meter: statistics(arena, meter, ITERATIONS, True, POLISH),
+        "statistics, quarters": lambda meter: statistics(quarters, meter, QUARTER_ITERATIONS, False, POLISH),
         "quotient": lambda meter: quotient(arena, meter),
         "full batch, row sums": lambda meter: full_batch(arena, meter, rows, ITERATES),
         "full batch, diagonal": lambda meter: full_batch(arena, meter, exact, ITERATES),
