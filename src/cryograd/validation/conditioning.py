@@ -18,8 +18,8 @@ from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues, rando
 
 # Weight of ‖v‖²/2 in the loss (the paper's).
 REGULARISATION = 1e-8
-# Images whose CTFs are held at a time.
-_BLOCK = 500
+# Points of slices that are held at a time.
+_BLOCK = 2**22
 
 
 def whole_slice(radius: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -76,8 +76,9 @@ class FixedPoseHessian:
             λ.
         """
         points, total = whole_slice(voxels.radius, rotations.dtype).to(rotations.device), None
-        for start in range(0, len(rotations), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        step = max(1, _BLOCK // len(points))
+        for start in range(0, len(rotations), step):
+            part = slice(start, start + step)
             weights = voxels.weights(rotations[part], points, _of_part(power, part))
             total = weights if total is None else total.add_(weights)
         assert total is not None

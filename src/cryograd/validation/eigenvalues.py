@@ -68,7 +68,7 @@ def _least(
 
     Locally optimal preconditioned conjugate gradients (A. V. Knyazev, SIAM J. Sci. Comput. 23, 517, 2001):
     each step takes the best vector of the plane or space of the present one, its preconditioned residual and
-    the last step. With the diagonal as preconditioner some ten times fewer products than by Lanczos.
+    the last step. With the diagonal as preconditioner it takes tens of products where Lanczos takes hundreds.
     """
     x = start / start.norm()
     space, images = [x], [product(x)]
