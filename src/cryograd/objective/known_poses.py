@@ -17,7 +17,7 @@ from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
 from cryograd.solvers.protocol import Local, Spectrum, dot
 
-# λ (the paper's).
+# λ, the weight of ‖v‖²/2 (the paper's).
 REGULARISATION = 1e-8
 
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
+from cryograd.objective.known_poses import REGULARISATION
 from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues, random_start
 
-# Weight of ‖v‖²/2 in the loss (the paper's).
-REGULARISATION = 1e-8
 # Points of slices that are held at a time.
 _BLOCK = 2**22
 
