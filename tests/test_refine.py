@@ -94,7 +94,7 @@ def test_one_pass_of_carried_gradients_goes_farther_than_one_of_em(
 def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folder: Path) -> None:
     """Until the first correlation of the maps the halves have the same scalars, whatever the images are."""
     config = configuration(folder)
-    first, second = half_sets(particles, config.seed)
+    _, second = half_sets(particles, config.seed)
     images = np.asarray(particles.images(np.arange(N)), dtype=np.float32).copy()
     images[second] = np.random.default_rng(0).normal(size=images[second].shape)
     write_stack(folder / "other.mrcs", images, PIXEL)

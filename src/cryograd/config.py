@@ -208,6 +208,10 @@ class Inspect(Command):
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."
     )
+    conditioning: bool = option(
+        False, "Also report what the particles' poses and CTFs mean for convergence and for missing views."
+    )
+    symmetry: Symmetry = option("C1", "Point group on RELION's axes, for --conditioning.")
     json_output: bool = _json_option()
 
 

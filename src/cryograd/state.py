@@ -15,7 +15,9 @@ from cryograd.model.noise import Noise
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
+from cryograd.solvers.armijo import ArmijoState
 from cryograd.solvers.em import EMState
+from cryograd.solvers.hutchinson import HutchinsonState
 from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.line_search import Lipschitz
 from cryograd.solvers.preconditioned import PreconditionedState
@@ -71,7 +73,17 @@ class Candidate:
 # What solvers remember, by name.
 _RECORDS = {
     record.__name__: record
-    for record in (PreconditionedState, IncrementalState, Quadratic, SAGDState, SGDState, EMState, Lipschitz)
+    for record in (
+        PreconditionedState,
+        IncrementalState,
+        Quadratic,
+        SAGDState,
+        SGDState,
+        EMState,
+        Lipschitz,
+        ArmijoState,
+        HutchinsonState,
+    )
 }
 
 

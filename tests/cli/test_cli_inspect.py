@@ -127,6 +127,36 @@ def test_an_output_below_a_file_is_refused(simulated: Path, refused: Callable, t
     refused("inspect", simulated / "particles.star", "-o", tmp_path / "file" / "page.html")
 
 
+def test_conditioning_is_reported_where_poses_are_given(
+    simulated: Path, inspect: Callable, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    star = simulated / "particles.star"
+    assert inspect(star)["conditioning"] is None
+    facts = inspect(star, "--conditioning", "--symmetry", "D2")["conditioning"]
+    assert (facts["images"], facts["symmetry"], facts["radius"]) == (24, "D2", 6)
+    outcome = cryograd_command("inspect", star, "--conditioning", "-o", tmp_path / "page.html")
+    assert outcome.status == 0
+    assert "poses and CTFs of 24 images, C1, up to 6 Fourier pixels" in outcome.out
+    page = (tmp_path / "page.html").read_text()
+    assert "curvature by shell" in page
+    assert page.count("<svg") >= 4
+
+
+def test_conditioning_without_poses_is_refused(simulated: Path, refused: Callable, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from cryograd.data.particles import read_particles
+    from cryograd.data.star import write_particles_star
+
+    particles = read_particles(simulated / "particles.star")
+    angles = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+    without = replace(particles, rotations=None, table=particles.table.drop(columns=angles))
+    write_particles_star(tmp_path / "no.star", without)
+    assert refused("inspect", tmp_path / "no.star", "--conditioning").startswith(
+        "the particles have no poses"
+    )
+
+
 @pytest.mark.realdata
 def test_masked_images_are_found(simulated: Path, inspect: Callable, tmp_path: Path) -> None:
     def mask(images: np.ndarray) -> None:

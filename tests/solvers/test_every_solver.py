@@ -7,7 +7,9 @@ import torch
 from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, radius_grid
+from cryograd.solvers.armijo import ArmijoSearch, ArmijoSGD
 from cryograd.solvers.em import EM
+from cryograd.solvers.hutchinson import Hutchinson
 from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
 from cryograd.solvers.preconditioned import Preconditioned
@@ -23,6 +25,9 @@ SOLVERS: list[tuple[Solver, int]] = [
     (SGD(decay=STEADY), 150),
     (EM(), 3),
     (Incremental(), 3),
+    # The published share of the decrease, 0.99, would need fifty times the steps.
+    (ArmijoSGD(search=ArmijoSearch(1.0, 2.0, decrease=0.5)), 150),
+    (Hutchinson(search=ArmijoSearch(10.0, 1.2, decrease=0.5)), 150),
 ]
 NAMES = [type(solver).__name__ for solver, _ in SOLVERS]
 

@@ -15,7 +15,7 @@ def a_hessian(radius, n, interpolation, ctf=False, dtype=torch.float64):
     rotations = torch.from_numpy(random_rotations(n, rng)).to(dtype)
     k = 1 + len(HalfDisc(radius))
     power = torch.from_numpy(rng.uniform(0, 1, (n, k))).to(dtype) if ctf else torch.ones(1, k, dtype=dtype)
-    return FixedPoseHessian(FourierVoxels(radius, interpolation), rotations, power, 0.01)
+    return FixedPoseHessian.of(FourierVoxels(radius, interpolation), rotations, power, 0.01)
 
 
 def dense(hessian):
@@ -34,23 +34,23 @@ def test_the_hessian_of_nearest_neighbour_slices_is_diagonal(ctf):
     matrix = dense(hessian)
     off = matrix - torch.diag(torch.diagonal(matrix))
     assert off.abs().max() == 0.0
-    diagonal = hessian.nearest_diagonal()
+    diagonal = hessian.diagonal()
     assert torch.allclose(torch.diagonal(matrix), torch.cat([diagonal, diagonal]))
 
 
-def test_linear_slices_mix_neighbours_and_have_no_such_diagonal():
+def test_linear_slices_mix_neighbours():
     hessian = a_hessian(3.0, 20, "linear")
     matrix = dense(hessian)
     assert torch.allclose(matrix, matrix.T)
     assert (matrix - torch.diag(torch.diagonal(matrix))).abs().max() > 0.01
-    with pytest.raises(ValueError, match="nearest-neighbour"):
-        hessian.nearest_diagonal()
+    diagonal = hessian.diagonal()
+    assert torch.allclose(torch.diagonal(matrix), torch.cat([diagonal, diagonal]))
 
 
 def test_one_probe_finds_the_diagonal_of_nearest_neighbour_slices():
     hessian = a_hessian(3.0, 20, "nearest", ctf=True)
     found = hessian.hutchinson_diagonal(1, torch.Generator().manual_seed(0))
-    assert torch.allclose(found, hessian.nearest_diagonal())
+    assert torch.allclose(found, hessian.diagonal())
 
 
 def test_hutchinsons_error_falls_as_the_root_of_the_probes():
@@ -67,13 +67,33 @@ def test_hutchinsons_error_falls_as_the_root_of_the_probes():
     assert np.abs(law / law.mean() - 1.0).max() < 0.1
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("within", [None, 3.0])
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
-def test_lanczos_finds_the_extreme_eigenvalues(interpolation):
+def test_the_extreme_eigenvalues_are_those_of_the_dense_matrix(interpolation, within, preconditioned):
     hessian = a_hessian(3.0, 30, interpolation, ctf=True)
+    matrix = dense(hessian)
+    if within is not None:
+        inside = np.linalg.norm(hessian.voxels.frequencies, axis=1) <= within
+        keep = torch.from_numpy(np.flatnonzero(np.tile(inside, 2)))
+        matrix = matrix[keep][:, keep]
+    if preconditioned:
+        scale = matrix.diagonal().rsqrt()
+        matrix = scale[:, None] * matrix * scale
+    exact = torch.linalg.eigvalsh(matrix)
+    found = hessian.extreme_eigenvalues(within, preconditioned)
+    assert found.converged
+    assert found.least == pytest.approx(float(exact[0]), rel=0.002)
+    assert found.largest == pytest.approx(float(exact[-1]), rel=0.002)
+    assert found.condition_number == pytest.approx(float(exact[-1] / exact[0]), rel=0.004)
+
+
+def test_eigenvalues_that_have_not_converged_lie_inside_the_spectrum():
+    hessian = a_hessian(5.0, 30, "linear")
     exact = torch.linalg.eigvalsh(dense(hessian))
-    least, largest = hessian.extreme_eigenvalues(1e-3)
-    assert least == pytest.approx(float(exact[0]), rel=0.02)
-    assert largest == pytest.approx(float(exact[-1]), rel=0.01)
+    found = hessian.extreme_eigenvalues(most=3)
+    assert not found.converged
+    assert float(exact[0]) < found.least < found.largest < float(exact[-1])
 
 
 def test_the_bound_is_the_papers_and_grows_as_the_radius():
@@ -87,14 +107,16 @@ def test_the_bound_is_the_papers_and_grows_as_the_radius():
 
 
 def test_measured_condition_numbers_are_above_the_bound_and_grow_at_least_linearly():
-    """Uniform poses, no CTF; voxels that lie wholly within the slices' radius."""
-    found = []
-    for radius in (7.0, 15.0, 31.0):
-        hessian = a_hessian(radius, 3000, "nearest", dtype=torch.float32)
-        inside = np.linalg.norm(hessian.voxels.frequencies, axis=1) <= radius - 1.0
-        hit = (hessian.nearest_diagonal() - hessian.regularisation)[inside]
-        assert float(hit.min()) > 0.0
-        found.append(float(hit.max() / hit.min()))
-        assert found[-1] > condition_bound(radius - 1.0)
-    assert found[1] / found[0] > 15 / 7
-    assert found[2] / found[1] > 31 / 15
+    """Uniform poses, no CTF, nearest neighbour, all voxels within the radius hit: grids 64 and 128."""
+    rotations = torch.from_numpy(random_rotations(10_000, np.random.default_rng(0))).float()
+    found = {}
+    for radius in (32.0, 64.0):
+        disc = HalfDisc(radius)
+        hessian = FixedPoseHessian.of(
+            FourierVoxels(radius, "nearest"), rotations, torch.ones(1, 1 + len(disc))
+        )
+        least, largest, _ = hessian.extreme_eigenvalues(radius)
+        assert least > 10 * hessian.regularisation
+        found[radius] = largest / least
+        assert found[radius] > condition_bound(radius)
+    assert found[64.0] / found[32.0] > 2.0

@@ -8,6 +8,7 @@ from rich.progress import Progress
 from cryograd.cli.folder import check_output_file
 from cryograd.config import Inspect
 from cryograd.data.particles import read_particles
+from cryograd.inspection.conditioning import condition
 from cryograd.inspection.findings import findings, rings_seen
 from cryograd.inspection.images import examine
 from cryograd.inspection.metadata import describe
@@ -21,6 +22,7 @@ def run(config: Inspect) -> dict[str, Any]:
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )
+    conditioning = condition(particles, config.symmetry) if config.conditioning else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=len(particles))
@@ -30,12 +32,13 @@ def run(config: Inspect) -> dict[str, Any]:
         "inverted": config.invert_contrast,
         "images": images.facts,
         "ctf": [kind.facts for kind in rings],
+        "conditioning": None if conditioning is None else conditioning.facts,
     }
     facts["findings"] = findings(facts)
     if config.output is not None:
         from cryograd.report.inspection import write_inspection
 
-        write_inspection(config.output, particles, facts, images, rings)
+        write_inspection(config.output, particles, facts, images, rings, conditioning)
     return facts
 
 
@@ -61,6 +64,8 @@ def summary(facts: dict[str, Any]) -> str:
         else "Thon rings are not seen, so the CTF could not be checked"
         for rings in facts["ctf"]
     ]
+    if facts["conditioning"] is not None:
+        lines += _conditioning_lines(facts["conditioning"])
     lines += ["", *([f"! {text}" for text in facts["findings"]] or ["nothing looks wrong"])]
     return "\n".join(lines)
 
@@ -81,3 +86,37 @@ def _image_lines(images: dict[str, Any]) -> list[str]:
         f"{images['background_std']:.3g}; signal-to-noise ratio about {images['snr']:.2g}",
         f"protein {images['contrast']} ({images['contrast_sigma']:+.0f} standard errors)",
     ]
+
+
+def _conditioning_lines(facts: dict[str, Any]) -> list[str]:
+    """How fast a reconstruction at these poses converges, and what it misses."""
+    shells, views = facts["shells"], facts["views"]
+    limit = "" if facts["radius"] == facts["nyquist_radius"] - 2 else f" of {facts['nyquist_radius']}"
+    lines = [
+        f"poses and CTFs of {facts['images']} images, {facts['symmetry']}, up to {facts['radius']}{limit} "
+        f"Fourier pixels ({facts['resolution']:.3g} Å), noise taken as even:"
+    ]
+    for shell in sorted({1, facts["radius"] // 4, facts["radius"] // 2, facts["radius"]} - {0}):
+        row = {name: values[shell - 1] for name, values in shells.items() if name != "starved_shells"}
+        lines.append(
+            f"  {row['resolution']:.3g} Å: curvature {row['mean']:.2g} of the best shell's in the mean, "
+            f"{row['least']:.2g} at least; {100 * row['starved']:.0f} % of voxels starved"
+        )
+    if facts["condition_number"] is None:
+        lines.append(
+            f"  {100 * facts['unreached']:.2g} % of the Fourier voxels are in no slice: no steps find them"
+        )
+    else:
+        least = "" if facts["converged"] else "at least "
+        lines += [
+            f"  condition number {least}{facts['condition_number']:.3g}, after preconditioning by the "
+            f"diagonal {facts['condition_number_preconditioned']:.3g}",
+            f"  for an error 100 times smaller about {facts['steps_gradient']:.0f} gradient steps, "
+            f"{facts['steps_preconditioned']:.0f} preconditioned ones, or {facts['steps_conjugate']:.0f} of "
+            "preconditioned conjugate gradients",
+        ]
+    lines.append(
+        f"  {100 * views['missing']:.2g} % of Fourier directions are missing; a twentieth has less than "
+        f"{views['percentile5']:.2g} of the slices of uniform views"
+    )
+    return lines

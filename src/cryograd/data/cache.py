@@ -107,33 +107,26 @@ class ImageCache:
 
     def _ctf(self, indices: np.ndarray, disc: HalfDisc) -> Tensor:
         frequencies = torch.as_tensor(disc.frequencies / self.extent, device=self.device)
-        out = torch.empty(len(indices), len(disc), device=self.device)
-        groups = self.particles.optics_index[indices]
-        for number in np.unique(groups):
-            here = np.flatnonzero(groups == number)
-            optics = self.particles.optics[number]
-            values = (
-                torch.as_tensor(getattr(self.particles, name)[indices[here]], device=self.device)
-                for name in (
-                    "defocus_u",
-                    "defocus_v",
-                    "astigmatism_angle",
-                    "phase_shift",
-                    "b_factor",
-                    "scale",
-                )
-            )
-            group_ctf = ctf(
-                frequencies,
-                optics.wavelength,
-                optics.spherical_aberration,
-                optics.amplitude_contrast,
-                *values,
-            )
-            out[torch.as_tensor(here, device=self.device)] = (
-                group_ctf.abs() if optics.phase_flipped else group_ctf
-            )
-        return out
+        return ctf_of(self.particles, indices, frequencies)
+
+
+def ctf_of(particles: Particles, indices: np.ndarray, frequencies: Tensor) -> Tensor:
+    """CTFs (b, K) of some particles at frequencies (kx, ky) in 1/Å, shape (K, 2)."""
+    device = frequencies.device
+    out = torch.empty(len(indices), len(frequencies), device=device)
+    groups = particles.optics_index[indices]
+    for number in np.unique(groups):
+        here = np.flatnonzero(groups == number)
+        optics = particles.optics[number]
+        values = (
+            torch.as_tensor(getattr(particles, name)[indices[here]], device=device)
+            for name in ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "b_factor", "scale")
+        )
+        group_ctf = ctf(
+            frequencies, optics.wavelength, optics.spherical_aberration, optics.amplitude_contrast, *values
+        )
+        out[torch.as_tensor(here, device=device)] = group_ctf.abs() if optics.phase_flipped else group_ctf
+    return out
 
 
 def normalise(images: np.ndarray, radius: float) -> np.ndarray:

@@ -6,6 +6,10 @@ from typing import Any
 # Rings that two halves of the images agree on less than this are not seen.
 _VISIBLE = 0.5
 _AGREES = 0.3
+# Gaps in the directions that are wider than chance leaves them, in degrees.
+_GAP = 10.0
+# Share of the slices of uniform views that a twentieth of the directions may fall short of.
+_UNEVEN = 0.5
 
 
 def findings(facts: dict[str, Any]) -> list[str]:
@@ -15,6 +19,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
         *_of_metadata(facts),
         *_of_images(facts["images"], facts["inverted"]),
         *of_ctf(facts["ctf"]),
+        *(of_conditioning(facts["conditioning"]) if facts.get("conditioning") else ()),
     ]
 
 
@@ -112,6 +117,32 @@ def of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
                 f"the Thon rings do not fit the CTF (correlation {found:.2f}); check defocus, voltage "
                 "and pixel size"
             )
+
+
+def of_conditioning(facts: dict[str, Any]) -> Iterator[str]:
+    """Objections to the distribution of views, from the facts of `cryograd.inspection.conditioning`."""
+    views, starved = facts["views"], facts["shells"]["starved_shells"]
+    if views["gap_degrees"] >= _GAP:
+        centre = views["gap_direction"]
+        yield (
+            f"directions within {views['gap_degrees']:.0f}° of rot {centre['rot']:.0f}°, tilt "
+            f"{centre['tilt']:.0f}° are missing, {100 * views['missing']:.0f} % of all Fourier directions: "
+            "no image's slice passes there; "
+            + ("give --symmetry if the molecule has any, else " if facts["symmetry"] == "C1" else "")
+            + "collect other views, as with a tilted stage"
+        )
+    elif views["percentile5"] < _UNEVEN:
+        yield (
+            "the views are uneven: a twentieth of the Fourier directions is seen by less than "
+            f"{max(views['percentile5'], 0.01):.2g} of the slices that uniform views would give"
+        )
+    if starved:
+        resolution = facts["shells"]["resolution"]
+        yield (
+            f"{len(starved)} of {len(resolution)} shells, from {resolution[starved[0] - 1]:.3g} Å to "
+            f"{resolution[starved[-1] - 1]:.3g} Å, have voxels that hardly any slice reaches; expect the map "
+            "to be distorted there"
+        )
 
 
 def rings_seen(rings: dict[str, Any]) -> bool:

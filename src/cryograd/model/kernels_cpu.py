@@ -14,10 +14,10 @@ PARTIAL_GRIDS = 8
 PARTIAL_BYTES = 512 * 2**20
 
 
-# The loops over points are functions of their own: inside the parallel loop `_locate`, a third of the work,
+# The loops over points are functions of their own: inside the parallel loop `locate`, a third of the work,
 # would not be vectorised.
 @njit(fastmath=True, cache=True)
-def _locate(rotation, points, scale, m, corners, places):
+def locate(rotation, points, scale, m, corners, places):
     """Flat index of the first corner; fractions along xyz, and sign of the imaginary part, of every point."""
     real = rotation.dtype.type
     turn = scale * rotation
@@ -88,7 +88,7 @@ def _sample(grid, rotations, points, scale, m, out):
     for j in prange(rotations.shape[0]):
         corners = np.empty(points.shape[1], dtype=np.int64)
         places = np.empty((4, points.shape[1]), dtype=grid.dtype)
-        _locate(rotations[j], points, scale, m, corners, places)
+        locate(rotations[j], points, scale, m, corners, places)
         _gather(grid, corners, places, m, out[j])
 
 
@@ -99,7 +99,7 @@ def _insert(values, rotations, points, scale, m, partial):
         corners = np.empty(points.shape[1], dtype=np.int64)
         places = np.empty((4, points.shape[1]), dtype=values.dtype)
         for j in range(part * n // parts, (part + 1) * n // parts):
-            _locate(rotations[j], points, scale, m, corners, places)
+            locate(rotations[j], points, scale, m, corners, places)
             _scatter(partial[part], corners, places, m, values[j])
 
 

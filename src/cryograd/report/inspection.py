@@ -3,16 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import healpix
 import numpy as np
 from markupsafe import Markup
 
 from cryograd.atomic import write_text
 from cryograd.data.particles import Particles
+from cryograd.inspection.conditioning import Conditioning
 from cryograd.inspection.images import ImageFacts
 from cryograd.inspection.spectrum import Rings
 from cryograd.report.build import render_page
 from cryograd.report.map_images import grey
-from cryograd.report.style import ACCENT, INK, WARM, as_data_uri, as_svg, figure_style, new_figure
+from cryograd.report.style import (
+    ACCENT,
+    INK,
+    MUTED,
+    SEQUENTIAL,
+    WARM,
+    as_data_uri,
+    as_svg,
+    figure_style,
+    new_figure,
+)
 from cryograd.rotations import FloatArray
 
 _EXAMPLES = 12
@@ -20,7 +32,12 @@ _EXAMPLE_RESOLUTION = 20.0
 
 
 def write_inspection(
-    path: Path, particles: Particles, facts: dict[str, Any], images: ImageFacts, rings: list[Rings]
+    path: Path,
+    particles: Particles,
+    facts: dict[str, Any],
+    images: ImageFacts,
+    rings: list[Rings],
+    conditioning: Conditioning | None = None,
 ) -> None:
     """Write the page; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +51,8 @@ def write_inspection(
             defocus=Markup(_defocus_plot(particles)),
             profile=Markup(_profile_plot(images.profile)) if len(images.profile) else None,
             rings=[Markup(_rings_plot(kind, number)) for number, kind in enumerate(rings)],
+            curvature=None if conditioning is None else Markup(_curvature_plot(conditioning.facts["shells"])),
+            coverage=None if conditioning is None else Markup(_coverage_plot(conditioning.coverage)),
         )
     write_text(path, page)
 
@@ -96,3 +115,39 @@ def _rings_plot(rings: Rings, number: int) -> str:
     rows[0].legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
     rows[-1].set_xlabel("spatial frequency (1/Å)")
     return as_svg(figure, f"rings-{number}")
+
+
+def _curvature_plot(shells: dict[str, Any]) -> str:
+    """Curvature by shell, and below it the share of voxels that have too little."""
+    frequency = 1.0 / np.array(shells["resolution"])
+    figure = new_figure(4.6, 3.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
+    above.plot(frequency, shells["mean"], color=ACCENT, label="mean")
+    above.plot(frequency, shells["percentile5"], color=WARM, label="5th percentile")
+    # Where voxels are in no slice the percentile is zero, which a logarithmic axis leaves out.
+    above.set(yscale="log", ylabel="curvature", ylim=(0.01 * min(shells["mean"]), None))
+    above.legend(frameon=False)
+    below.plot(frequency, 100.0 * np.array(shells["starved"]), color=INK, label="starved")
+    below.plot(frequency, 100.0 * np.array(shells["unreached"]), color=WARM, label="in no slice")
+    below.set(xlabel="spatial frequency (1/Å)", ylabel="voxels (%)", ylim=(0.0, None))
+    below.legend(frameon=False)
+    figure.align_ylabels((above, below))
+    return as_svg(figure, "curvature")
+
+
+def _coverage_plot(coverage: FloatArray) -> str:
+    """Slices that pass each direction of Fourier space, in an equal-area projection."""
+    longitude, latitude = np.meshgrid(np.radians(np.arange(-180, 181, 2)), np.radians(np.arange(-90, 91, 2)))
+    nside = healpix.npix2nside(len(coverage))
+    pixels = healpix.ang2pix(nside, 0.5 * np.pi - latitude, longitude, nest=True)
+    figure = new_figure(5.0, 3.0)
+    axes = figure.add_subplot(projection="mollweide")
+    top = max(2.0, float(np.percentile(coverage, 99)))
+    mesh = axes.pcolormesh(
+        longitude, latitude, coverage[pixels], cmap=SEQUENTIAL, vmin=0.0, vmax=top, rasterized=True
+    )
+    axes.grid(color=MUTED, lw=0.3, alpha=0.5)
+    axes.set_xticklabels([])
+    axes.set_yticklabels([])
+    figure.colorbar(mesh, ax=axes, shrink=0.7, label="slices relative to uniform")
+    return as_svg(figure, "coverage")

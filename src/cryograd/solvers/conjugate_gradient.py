@@ -1,6 +1,7 @@
 """Preconditioned conjugate gradients, for the quadratic that fixed poses leave."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -8,14 +9,13 @@ from torch import Tensor
 from cryograd.solvers.protocol import Spectrum, dot
 
 
-def conjugate_gradient(
+def conjugate_gradients(
     product: Callable[[Tensor], Tensor],
     gradient: Tensor,
     precondition: Callable[[Tensor], Tensor],
-    iterations: int,
     tolerance: float = 0.0,
-) -> Tensor:
-    """d with H d ≈ g, from zero.
+) -> Iterator[Tensor]:
+    """Better and better d with H d ≈ g, one for each product; from zero.
 
     Parameters
     ----------
@@ -25,8 +25,6 @@ def conjugate_gradient(
         g.
     precondition
         About H⁻¹ times a volume.
-    iterations
-        At most; few leave what no image measures as it is.
     tolerance
         Decrease of the preconditioned residual's norm ⟨r, M⁻¹ r⟩^½ at which they end.
     """
@@ -34,17 +32,31 @@ def conjugate_gradient(
     direction = conditioned = precondition(residual)
     norm = dot(residual, conditioned)
     goal = norm * tolerance**2
-    for _ in range(iterations):
+    # Until nothing is left to gain, or nothing is known along the direction.
+    while norm > goal:
         image = product(direction)
         bend = dot(direction, image)
-        # Nothing is left to gain, or nothing is known along this direction.
-        if not (norm > goal and bend > 0.0):
-            break
+        if not bend > 0.0:
+            return
         along = norm / bend
         solution, residual = solution + along * direction, residual - along * image
+        yield solution
         conditioned = precondition(residual)
         following = dot(residual, conditioned)
         direction, norm = conditioned + (following / norm) * direction, following
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    iterations: int,
+    tolerance: float = 0.0,
+) -> Tensor:
+    """The last of at most so many `conjugate_gradients`; few leave what no image measures as it is."""
+    solution = torch.zeros_like(gradient)
+    for better in islice(conjugate_gradients(product, gradient, precondition, tolerance), iterations):
+        solution = better
     return solution
 
 

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d
 from cryograd.solvers.protocol import Local, Move, Takes
 
 
@@ -17,9 +16,9 @@ class PreconditionedState:
     Parameters
     ----------
     momentum
-        Running mean of the gradients, (L, L, L), and the weight that it has gathered.
+        Running mean of the gradients, as the volume, and the weight that it has gathered.
     curvature
-        Running mean of the curvatures, (L, L, L//2 + 1), and its weight, which newly opened frequencies
+        Running mean of the curvatures per coefficient, and its weight, which newly opened frequencies
         gather from the start: both means are free of the bias towards their start at zero.
     """
 
@@ -59,9 +58,9 @@ class Preconditioned:
     floor: float = 0.02
 
     def init(self, volume: Tensor) -> PreconditionedState:
-        """State before the first step."""
-        half = torch.zeros_like(fourier_3d(volume).real)
-        return PreconditionedState(torch.zeros_like(volume), 0.0, half, half.clone())
+        """State before the first step; numbers in place of what is per coefficient."""
+        nothing = torch.zeros((), device=volume.device)
+        return PreconditionedState(torch.zeros_like(volume), 0.0, nothing, nothing.clone())
 
     def step(self, state: PreconditionedState, volume: Tensor, local: Local) -> Move:
         """Take one step of the schedule's size η; curvatures being row sums, 1 is a third of a Newton step.

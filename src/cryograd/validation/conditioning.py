@@ -4,19 +4,34 @@ The loss is F(v) = (1/2n) Σ_i ‖C_i P_i v − x_i‖² + λ‖v‖²/2 in comp
 steps converge is given by the condition number of its Hessian H = (1/n) Σ_i P_iᵀ C_i² P_i + λ.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
+from cryograd.objective.known_poses import REGULARISATION
+from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues, random_start
 
-# Weight of ‖v‖²/2 in the loss (the paper's).
-REGULARISATION = 1e-8
+# Points of slices that are held at a time.
+_BLOCK = 2**22
+
+
+def whole_slice(radius: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Points (1 + K, 3) of a slice: DC, and the half-disc."""
+    disc = slice_points(HalfDisc(radius), dtype=dtype)
+    return torch.cat([torch.zeros_like(disc[:1]), disc])
+
+
+def _of_part(power: Tensor | Callable[[slice], Tensor], part: slice) -> Tensor:
+    """C² of some of the images."""
+    if isinstance(power, Tensor):
+        return power if len(power) == 1 else power[part]
+    return power(part)
 
 
 @dataclass(frozen=True)
@@ -27,47 +42,54 @@ class FixedPoseHessian:
     ----------
     voxels
         The unknowns, and how slices are interpolated.
-    rotations
-        Of the images, shape (n, 3, 3).
-    power
-        C² of each image at DC and on the half-disc, shape (n, 1 + K), or of all, (1, 1 + K); divided by the
-        noise variance where that is known.
+    weights
+        What `FourierVoxels.weights` gives, divided by the number of images.
     regularisation
         λ.
     """
 
     voxels: FourierVoxels
-    rotations: Tensor
-    power: Tensor
+    weights: Tensor
     regularisation: float = REGULARISATION
-    block: int = field(default=500, repr=False)
 
-    @property
-    def _points(self) -> Tensor:
-        disc = slice_points(HalfDisc(self.voxels.radius), self.rotations.device, self.rotations.dtype)
-        return torch.cat([torch.zeros_like(disc[:1]), disc])
+    @classmethod
+    def of(
+        cls,
+        voxels: FourierVoxels,
+        rotations: Tensor,
+        power: Tensor | Callable[[slice], Tensor],
+        regularisation: float = REGULARISATION,
+    ) -> "FixedPoseHessian":
+        """The Hessian of images.
+
+        Parameters
+        ----------
+        voxels
+            The unknowns, and how slices are interpolated.
+        rotations
+            Of the images, shape (n, 3, 3).
+        power
+            C² of each image at the points of `whole_slice`, shape (n, 1 + K), or of all, (1, 1 + K); divided
+            by the noise variance where that is known. Or a function that gives it for some of the images.
+        regularisation
+            λ.
+        """
+        points, total = whole_slice(voxels.radius, rotations.dtype).to(rotations.device), None
+        step = max(1, _BLOCK // len(points))
+        for start in range(0, len(rotations), step):
+            part = slice(start, start + step)
+            weights = voxels.weights(rotations[part], points, _of_part(power, part))
+            total = weights if total is None else total.add_(weights)
+        assert total is not None
+        return cls(voxels, total / len(rotations), regularisation)
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """H v of unknowns (N,)."""
-        total, points = self.regularisation * values, self._points
-        for start in range(0, len(self.rotations), self.block):
-            part = slice(start, start + self.block)
-            power = self.power if len(self.power) == 1 else self.power[part]
-            slices = power * self.voxels.slices(values, self.rotations[part], points)
-            total = total + self.voxels.adjoint(slices, self.rotations[part], points) / len(self.rotations)
-        return total
+        return self.voxels.normal(self.weights, values) + self.regularisation * values
 
-    def nearest_diagonal(self) -> Tensor:
-        """All there is of H for nearest-neighbour slices, (1/n) Σ_i C_i² [slice i hits v] + λ, shape (N,)."""
-        if self.voxels.interpolation != "nearest":
-            raise ValueError("the Hessian is diagonal for nearest-neighbour slices alone")
-        total = torch.zeros(len(self.voxels), dtype=self.power.dtype, device=self.power.device)
-        for start in range(0, len(self.rotations), self.block):
-            part = slice(start, start + self.block)
-            number, _ = self.voxels.nearest(self.rotations[part], self._points)
-            power = (self.power if len(self.power) == 1 else self.power[part]).expand(number.shape)
-            total.index_add_(0, number.flatten(), power.flatten())
-        return total / len(self.rotations) + self.regularisation
+    def diagonal(self) -> Tensor:
+        """The diagonal of H, shape (N,); for nearest-neighbour slices it is all of H."""
+        return self.voxels.diagonal(self.weights) + self.regularisation
 
     def hutchinson_diagonal(self, probes: int, generator: torch.Generator) -> Tensor:
         """Hutchinson's estimate of the diagonal, the mean of z ⊙ H z over random signs z, shape (N,).
@@ -75,35 +97,44 @@ class FixedPoseHessian:
         A sign is the same for both members of a conjugate pair, as their one unknown demands. The error falls
         as one over the root of the probes; for nearest-neighbour slices one probe is exact.
         """
-        total = torch.zeros(len(self.voxels), dtype=self.power.dtype, device=self.power.device)
+        total = torch.zeros_like(self.diagonal())
         for _ in range(probes):
             signs = torch.randint(2, total.shape, generator=generator, device=generator.device)
             z = (2 * signs - 1).to(total)
             total += z * (self @ torch.complex(z, torch.zeros_like(z))).real
         return total / probes
 
-    def extreme_eigenvalues(self, tolerance: float = 1e-3) -> tuple[float, float]:
-        """The least and the largest eigenvalue, by Lanczos iterations on real and imaginary parts."""
-        operator = _Stacked(self)
-        start = np.random.default_rng(0).standard_normal(operator.shape[0])
-        settings = {"k": 1, "v0": start, "tol": tolerance, "return_eigenvectors": False}
-        least, largest = (float(eigsh(operator, which=which, **settings)[0]) for which in ("SA", "LA"))
-        return least, largest
+    def extreme_eigenvalues(
+        self,
+        within: float | None = None,
+        preconditioned: bool = False,
+        tolerance: float = 1e-3,
+        most: int = 1000,
+    ) -> Extremes:
+        """The least and the largest eigenvalue of H.
 
-
-class _Stacked(LinearOperator):
-    """A Hessian on real vectors, the real parts of all unknowns before the imaginary ones."""
-
-    def __init__(self, hessian: FixedPoseHessian) -> None:
-        n = len(hessian.voxels)
-        super().__init__(np.dtype(np.float64), (2 * n, 2 * n))
-        self.hessian = hessian
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        power = self.hessian.power
-        parts = torch.as_tensor(x.reshape(2, -1), dtype=power.dtype, device=power.device)
-        image = self.hessian @ torch.complex(parts[0], parts[1])
-        return torch.cat([image.real, image.imag]).double().cpu().numpy()
+        Parameters
+        ----------
+        within
+            Only the unknowns up to this radius in Fourier pixels, the others held fixed. Those beyond the
+            slices' radius are touched by the rims of a few cells alone, and hide what concerns the others.
+        preconditioned
+            Of D^−½ H D^−½ instead, D the diagonal.
+        tolerance, most
+            As in `cryograd.validation.eigenvalues.extreme_eigenvalues`.
+        """
+        diagonal = self.diagonal()
+        scale = 1.0 / diagonal.sqrt() if preconditioned else torch.ones_like(diagonal)
+        if within is not None:
+            k = torch.as_tensor(self.voxels.frequencies, device=diagonal.device)
+            scale = scale * (k.square().sum(dim=1) <= within**2)
+        if self.voxels.interpolation == "nearest":
+            values = (scale.square() * diagonal)[scale > 0.0]
+            return Extremes(float(values.min()), float(values.max()), True)
+        # Scaled by zero, an unknown takes no part: no product leaves the space of the others.
+        start = (scale > 0.0) * random_start(diagonal)
+        inverse = 1.0 if preconditioned else 1.0 / diagonal
+        return extreme_eigenvalues(lambda v: scale * (self @ (scale * v)), start, inverse, tolerance, most)
 
 
 def condition_bound(radius: float, regularisation: float = REGULARISATION) -> float:

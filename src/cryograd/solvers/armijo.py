@@ -1,0 +1,103 @@
+"""Gradient steps whose length an Armijo search finds on each minibatch (Toader, Brubaker & Lederman)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cryograd.solvers.protocol import Local, Move, Takes, dot
+
+
+@dataclass(frozen=True)
+class ArmijoState:
+    """The last step η, and the epoch that it was found in."""
+
+    step: float = 0.0
+    epoch: int = -1
+
+    def to(self, device: torch.device) -> "ArmijoState":
+        """The state itself: there is no tensor in it."""
+        del device
+        return self
+
+
+@dataclass(frozen=True)
+class ArmijoSearch:
+    """η halved until f(V − η D⁻¹ g) ≤ f(V) − c η ⟨g, D⁻¹ g⟩ on the minibatch (arXiv 2311.16100, Algorithm 1).
+
+    On a quadratic that holds up to 2 (1 − c) times the best step along the line: c = 0.99 takes a fiftieth.
+
+    Parameters
+    ----------
+    first
+        η at the start of every epoch; in the paper's units, in which a CTF is at most 1.
+    growth
+        η is multiplied by this before every step.
+    decrease
+        c.
+    longest
+        Halvings after which the volume stays as it is: differences are rounding.
+    """
+
+    first: float
+    growth: float
+    decrease: float = 0.99
+    longest: int = 40
+
+    def descend(
+        self, known: ArmijoState, volume: Tensor, diagonal: Tensor, local: Local
+    ) -> tuple[Tensor, ArmijoState]:
+        """The volume after a step, and the step.
+
+        Parameters
+        ----------
+        known
+            What the search before this found.
+        volume
+            V.
+        diagonal
+            D, for each coefficient or one number for all.
+        local
+            The objective on the minibatch.
+        """
+        direction = local.spectrum.scaled(local.gradient, 1.0 / diagonal)
+        slope = dot(local.gradient, direction)
+        before = known.step if known.epoch == local.epoch else self.first
+        for halvings in range(self.longest if slope > 0.0 else 0):
+            step = self.growth * before * 0.5**halvings
+            moved = volume - step * direction
+            if local.value(moved) <= local.loss - self.decrease * step * slope:
+                return moved, ArmijoState(step, local.epoch)
+        return volume, ArmijoState(before, local.epoch)
+
+
+PLAIN = ArmijoSearch(first=1.0, growth=2.0)
+
+
+@dataclass(frozen=True)
+class ArmijoSGD:
+    """V ← V − η D⁻¹ g with a diagonal D that is known beforehand: 1 is plain SGD, as the paper's.
+
+    Parameters
+    ----------
+    diagonal
+        D, in the unit of `Local.curvature`.
+    search
+        How η is found; the default is the paper's for plain SGD.
+    """
+
+    takes: ClassVar[Takes] = "shuffled"
+
+    diagonal: Tensor = field(default_factory=lambda: torch.ones(()))
+    search: ArmijoSearch = PLAIN
+
+    def init(self, volume: Tensor) -> ArmijoState:
+        """State before the first step."""
+        del volume
+        return ArmijoState()
+
+    def step(self, state: ArmijoState, volume: Tensor, local: Local) -> Move:
+        """Take one step."""
+        moved, state = self.search.descend(state, volume, self.diagonal.to(volume.device), local)
+        return Move(moved, state, state.step / float(self.diagonal.mean()))
