@@ -40,9 +40,8 @@ from simulated import SYMMETRY, particles_of, save
 # Å. Images are shifted by up to 10 Å; the real ones are badly centred.
 MAX_SHIFT, REAL_MAX_SHIFT = 12.0, 45.0
 AB_INITIO_RESOLUTION, START_RESOLUTION = 25.0, 40.0
-# Å and pixels; the ribosome's images carry little beyond the resolution of the smaller box.
-EXTENT = {"ribosome": 325.0, "groel-groes": 300.0, "t20s": 230.0}
-BOX = {"ribosome": 64, "groel-groes": 96, "t20s": 96}
+# Å, and the side of the full size's box in pixels.
+EXTENT, BOX = {"ribosome": 325.0, "groel-groes": 300.0, "t20s": 230.0}, 64
 # Radius in pixels of the sphere in which maps of the real particles are compared.
 SPHERE = 27.0
 SOLVERS = ("incremental", "em", "preconditioned")
@@ -104,7 +103,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--proposal", default="importance", choices=["importance", "search"])
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=SOLVERS)
     parser.add_argument("--particles", type=int, default=10_000)
-    parser.add_argument("--snr", type=float, default=0.03)
+    parser.add_argument("--snr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a size that takes minutes")
@@ -113,8 +112,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if options.quick:
         options.size = Size("quick", 32, extent / 32, 400, 0.3, 50, 2.0, 4)
     elif extent:
-        box = BOX[options.molecule]
-        options.size = Size("full", box, extent / box, options.particles, options.snr, 250, 1.2, 6)
+        options.size = Size("full", BOX, extent / BOX, options.particles, options.snr, 250, 1.2, 6)
     else:
         options.size = Size("real", 64, 3.54, 1268, 0.125, 80, 6.0, 15)
     set_threads(options.threads)
