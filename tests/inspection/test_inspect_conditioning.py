@@ -24,7 +24,7 @@ BOX, PIXEL_SIZE = 26, 4.0
 
 def particles(rotations, box=BOX):
     n = len(rotations)
-    rng, zero, whole = np.random.default_rng(0), np.zeros(n), np.zeros(n, dtype=np.int64)
+    rng, zero, whole = np.random.default_rng(76), np.zeros(n), np.zeros(n, dtype=np.int64)
     defocus = rng.uniform(1e4, 2e4, n)
     empty = pd.DataFrame()
     return Particles(
