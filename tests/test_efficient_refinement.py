@@ -30,7 +30,6 @@ def test_condition_numbers_are_above_the_bound_and_fall_with_the_ctf_and_precond
         assert row["radius"] == radius
         assert row["condition_number"] > bound
     for row, other in zip(plain["linear"], with_ctf["linear"], strict=True):
-        assert row["converged"]
         assert row["preconditioned"] < 0.5 * row["condition_number"]
         assert other["condition_number"] < row["condition_number"]
 

@@ -59,7 +59,6 @@ def linear(radius: float, case: dict[str, bool], n: int, seed: int) -> dict[str,
         "radius": radius,
         "condition_number": plain.condition_number,
         "preconditioned": scaled.condition_number,
-        "converged": plain.converged and scaled.converged,
     }
 
 

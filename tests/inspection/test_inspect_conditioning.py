@@ -66,7 +66,6 @@ def test_uniform_views_leave_nothing_out():
     assert list(of_conditioning(facts)) == []
     assert facts["unreached"] == 0.0
     assert facts["views"]["missing"] == 0.0
-    assert facts["converged"]
     assert (facts["radius"], facts["nyquist_radius"]) == (11, 13)
     assert facts["resolution"] == pytest.approx(BOX * PIXEL_SIZE / 11)
     assert facts["steps_gradient"] > facts["steps_preconditioned"] > facts["steps_conjugate"] > 1.0

@@ -82,18 +82,9 @@ def test_the_extreme_eigenvalues_are_those_of_the_dense_matrix(interpolation, wi
         matrix = scale[:, None] * matrix * scale
     exact = torch.linalg.eigvalsh(matrix)
     found = hessian.extreme_eigenvalues(within, preconditioned)
-    assert found.converged
     assert found.least == pytest.approx(float(exact[0]), rel=0.002)
     assert found.largest == pytest.approx(float(exact[-1]), rel=0.002)
     assert found.condition_number == pytest.approx(float(exact[-1] / exact[0]), rel=0.004)
-
-
-def test_eigenvalues_that_have_not_converged_lie_inside_the_spectrum():
-    hessian = a_hessian(5.0, 30, "linear")
-    exact = torch.linalg.eigvalsh(dense(hessian))
-    found = hessian.extreme_eigenvalues(most=3)
-    assert not found.converged
-    assert float(exact[0]) < found.least < found.largest < float(exact[-1])
 
 
 def test_the_bound_is_the_papers_and_grows_as_the_radius():
@@ -115,7 +106,7 @@ def test_measured_condition_numbers_are_above_the_bound_and_grow_at_least_linear
         hessian = FixedPoseHessian.of(
             FourierVoxels(radius, "nearest"), rotations, torch.ones(1, 1 + len(disc))
         )
-        least, largest, _ = hessian.extreme_eigenvalues(radius)
+        least, largest = hessian.extreme_eigenvalues(radius)
         assert least > 10 * hessian.regularisation
         found[radius] = largest / least
         assert found[radius] > condition_bound(radius)

@@ -107,9 +107,8 @@ def _conditioning_lines(facts: dict[str, Any]) -> list[str]:
             f"  {100 * facts['unreached']:.2g} % of the Fourier voxels are in no slice: no steps find them"
         )
     else:
-        least = "" if facts["converged"] else "at least "
         lines += [
-            f"  condition number {least}{facts['condition_number']:.3g}, after preconditioning by the "
+            f"  condition number {facts['condition_number']:.3g}, after preconditioning by the "
             f"diagonal {facts['condition_number_preconditioned']:.3g}",
             f"  for an error 100 times smaller about {facts['steps_gradient']:.0f} gradient steps, "
             f"{facts['steps_preconditioned']:.0f} preconditioned ones, or {facts['steps_conjugate']:.0f} of "

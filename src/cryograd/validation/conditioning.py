@@ -15,7 +15,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
 from cryograd.objective.known_poses import REGULARISATION
-from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues, random_start
+from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues
 
 # Points of slices that are held at a time.
 _BLOCK = 2**22
@@ -109,7 +109,6 @@ class FixedPoseHessian:
         within: float | None = None,
         preconditioned: bool = False,
         tolerance: float = 1e-3,
-        most: int = 1000,
     ) -> Extremes:
         """The least and the largest eigenvalue of H.
 
@@ -120,8 +119,8 @@ class FixedPoseHessian:
             slices' radius are touched by the rims of a few cells alone, and hide what concerns the others.
         preconditioned
             Of D^−½ H D^−½ instead, D the diagonal.
-        tolerance, most
-            As in `cryograd.validation.eigenvalues.extreme_eigenvalues`.
+        tolerance
+            Relative accuracy.
         """
         diagonal = self.diagonal()
         scale = 1.0 / diagonal.sqrt() if preconditioned else torch.ones_like(diagonal)
@@ -130,11 +129,10 @@ class FixedPoseHessian:
             scale = scale * (k.square().sum(dim=1) <= within**2)
         if self.voxels.interpolation == "nearest":
             values = (scale.square() * diagonal)[scale > 0.0]
-            return Extremes(float(values.min()), float(values.max()), True)
+            return Extremes(float(values.min()), float(values.max()))
         # Scaled by zero, an unknown takes no part: no product leaves the space of the others.
-        start = (scale > 0.0) * random_start(diagonal)
-        inverse = 1.0 if preconditioned else 1.0 / diagonal
-        return extreme_eigenvalues(lambda v: scale * (self @ (scale * v)), start, inverse, tolerance, most)
+        inverse = torch.ones_like(diagonal) if preconditioned else 1.0 / diagonal
+        return extreme_eigenvalues(lambda v: scale * (self @ (scale * v)), scale > 0.0, inverse, tolerance)
 
 
 def condition_bound(radius: float, regularisation: float = REGULARISATION) -> float:

@@ -1,114 +1,82 @@
-"""Extreme eigenvalues of a symmetric operator that is known by its products alone."""
+"""Extreme eigenvalues of a symmetric operator that is known by its products alone, by ARPACK's Lanczos."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from cryograd.solvers.conjugate_gradient import conjugate_gradient
+
 Product = Callable[[Tensor], Tensor]
+# Vectors that Lanczos iterations keep, and conjugate gradients for an inverse at most.
+_KEPT, _ITERATIONS = 8, 2000
 
 
 class Extremes(NamedTuple):
-    """The ends of a spectrum.
-
-    Parameters
-    ----------
-    least, largest
-        Eigenvalues. Those that have not converged lie inside the spectrum: the least is not below the true
-        one, nor the largest above it.
-    converged
-        Whether both are as good as was asked for.
-    """
+    """The ends of a spectrum."""
 
     least: float
     largest: float
-    converged: bool
 
     @property
     def condition_number(self) -> float:
-        """The largest over the least, of a positive definite operator; not more than the true one."""
+        """The largest over the least, of a positive definite operator."""
         return self.largest / self.least
 
 
 def extreme_eigenvalues(
-    product: Product,
-    start: Tensor,
-    inverse: Tensor | float = 1.0,
-    tolerance: float = 1e-3,
-    most: int = 1000,
+    product: Product, free: Tensor, inverse: Tensor | None = None, tolerance: float = 1e-3
 ) -> Extremes:
-    """The least and the largest eigenvalue in the space that the operator makes of the start.
+    """The least and the largest eigenvalue on complex vectors.
+
+    Lanczos iterations find the largest soon, and the least hardly ever, as those around it lie close. Of the
+    inverse it is the largest: its products are solved for by preconditioned conjugate gradients.
 
     Parameters
     ----------
     product
         Of the operator with a vector.
-    start
-        Random vector, real or complex; its dtype is that of all vectors.
+    free
+        Which entries of a vector are not held at zero, shape (N,), bool.
     inverse
-        Positive diagonal that is roughly the operator's inverse; it leads to the least eigenvalue.
+        Positive diagonal that is roughly a positive definite operator's inverse, real, shape (N,); None for
+        an operator that may be indefinite, and is small.
     tolerance
-        Norm of the residual H x − θ x of a unit vector at which to stop, relative to θ: an eigenvalue is at
-        least that near, mostly much nearer. Single precision cannot go below 1e-7 condition numbers.
-    most
-        Products after which to stop, for each.
+        Relative accuracy.
     """
-    least, low = _least(product, start, inverse, tolerance, most)
-    largest, high = _least(lambda v: -product(v), start, 1.0, tolerance, most)
-    return Extremes(least, -largest, low and high)
+    dtype = torch.float64 if inverse is None else inverse.dtype
+    operator = _Stacked(product, free, dtype)
+    size = operator.shape[0]
+    start = np.random.default_rng(0).standard_normal(size)
+    settings = {"k": 1, "v0": start, "tol": tolerance, "return_eigenvectors": False}
+    largest = float(eigsh(operator, which="LA", **settings)[0])
+    if inverse is None:
+        return Extremes(float(eigsh(operator, which="SA", **settings)[0]), largest)
 
-
-def _least(
-    product: Product, start: Tensor, inverse: Tensor | float, tolerance: float, most: int
-) -> tuple[float, bool]:
-    """The least eigenvalue, and whether it has converged.
-
-    Locally optimal preconditioned conjugate gradients (A. V. Knyazev, SIAM J. Sci. Comput. 23, 517, 2001):
-    each step takes the best vector of the plane or space of the present one, its preconditioned residual and
-    the last step. With the diagonal as preconditioner it takes tens of products where Lanczos takes hundreds.
-    """
-    x = start / start.norm()
-    space, images = [x], [product(x)]
-    for _ in range(most):
-        value = _inner(space[0], images[0])
-        residual = images[0] - value * space[0]
-        if float(residual.norm()) <= tolerance * abs(value):
-            return value, True
-        w = inverse * residual
-        w = w - _inner(space[0], w) * space[0]
-        w = w / w.norm()
-        space.insert(1, w)
-        images.insert(1, product(w))
-        best = _best(space, images)
-        step, step_image = (
-            sum((float(c) * v for c, v in zip(best[1:], part[1:], strict=True)), torch.zeros_like(x))
-            for part in (space, images)
+    def solve(vector: Tensor) -> Tensor:
+        return conjugate_gradient(
+            product, vector, lambda v: v * inverse, _ITERATIONS, tolerance=0.01 * tolerance
         )
-        x, image = float(best[0]) * space[0] + step, float(best[0]) * images[0] + step_image
-        space, images = ([a / x.norm(), b / step.norm()] for a, b in ((x, step), (image, step_image)))
-    return _inner(space[0], images[0]), False
+
+    inverted = _Stacked(solve, free, dtype)
+    least = float(eigsh(operator, sigma=0.0, OPinv=inverted, ncv=min(_KEPT, size - 1), **settings)[0])
+    return Extremes(least, largest)
 
 
-def _best(space: list[Tensor], images: list[Tensor]) -> np.ndarray:
-    """Coefficients of the vector of a space of two or three that has the least Rayleigh quotient."""
-    matrix = np.array([[_inner(a, b) for b in images] for a in space])
-    gram = np.array([[_inner(a, b) for b in space] for a in space])
-    # As the iteration converges, the residual and the last step become parallel.
-    size, basis = eigh(gram)
-    whiten = (basis / np.sqrt(np.maximum(size, 0.0) + 1e-30))[:, size > 1e-5]
-    return whiten @ eigh(whiten.T @ (0.5 * (matrix + matrix.T)) @ whiten)[1][:, 0]
+class _Stacked(LinearOperator):
+    """An operator on the real parts of the free entries before their imaginary ones."""
 
+    def __init__(self, function: Product, free: Tensor, dtype: torch.dtype) -> None:
+        self.function, self.places, self.length = function, torch.nonzero(free)[:, 0], len(free)
+        self.real = dtype
+        super().__init__(np.dtype(np.float64), (2 * len(self.places), 2 * len(self.places)))
 
-def _inner(a: Tensor, b: Tensor) -> float:
-    """Re Σ a* b."""
-    return float((a.conj() * b).sum().real)
-
-
-def random_start(like: Tensor) -> Tensor:
-    """Complex normal vector of the shape, precision and device of a real one, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    real, imaginary = torch.randn(2, *like.shape, generator=generator, dtype=torch.float64).to(like)
-    return torch.complex(real, imaginary)
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        parts = torch.as_tensor(x.reshape(2, -1)).to(self.places.device, self.real)
+        vector = torch.zeros(self.length, dtype=self.real.to_complex(), device=self.places.device)
+        vector[self.places] = torch.complex(parts[0], parts[1])
+        image = self.function(vector)[self.places]
+        return torch.cat([image.real, image.imag]).double().cpu().numpy()

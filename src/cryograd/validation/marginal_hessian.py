@@ -19,7 +19,7 @@ from torch import Tensor
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
-from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues, random_start
+from cryograd.validation.eigenvalues import Extremes, extreme_eigenvalues
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,20 @@ class MarginalHessian:
             total = total + 2.0 * self.voxels.adjoint(ctf * slices, rotations, self._points)
         return total / len(self.images)
 
-    def extreme_eigenvalues(
-        self, missing: bool = True, tolerance: float = 1e-3, most: int = 1000
-    ) -> Extremes:
+    def extreme_eigenvalues(self, missing: bool = True, tolerance: float = 1e-3) -> Extremes:
         """The least and the largest eigenvalue over the unknowns that slices reach, or those of `complete`.
 
         Parameters
         ----------
         missing
             Whether the missing information is taken away.
-        tolerance, most
-            As in `cryograd.validation.eigenvalues.extreme_eigenvalues`.
+        tolerance
+            Relative accuracy.
         """
         k = torch.as_tensor(self.voxels.frequencies, device=self.values.device)
         square = k.square().sum(dim=1)
         # No image has DC.
         inside = (square > 0) & (square <= self.voxels.radius**2)
-        start = inside * random_start(self.values.real)
         return extreme_eigenvalues(
-            lambda v: inside * self._product(inside * v, missing), start, 1.0, tolerance, most
+            lambda v: self._product(v.to(self.values.dtype), missing), inside, tolerance=tolerance
         )
