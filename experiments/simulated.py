@@ -81,7 +81,9 @@ def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[st
     """Write NAME.png, and NAME.json with the record and what it was made with."""
     options.output.mkdir(parents=True, exist_ok=True)
     asked = {key: value for key, value in vars(options).items() if key not in ("size", "data", "output")}
-    made = {"cryograd": cryograd.__version__, "size": asdict(options.size), "options": asked}
+    made = {"cryograd": cryograd.__version__, "options": asked}
+    if hasattr(options, "size"):
+        made["size"] = asdict(options.size)
     figure.savefig(options.output / f"{name}.png", dpi=150, bbox_inches="tight")
     path = options.output / f"{name}.json"
     path.write_text(json.dumps(made | record, indent=2, default=str) + "\n")

@@ -1,32 +1,29 @@
-"""What the experiments share: options, poses and CTFs, and how a figure is saved."""
+"""What the experiments on conditioning share: options, poses and CTFs."""
 
 import argparse
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-import cryograd
 from cryograd.data.optics import electron_wavelength
 from cryograd.data.simulate import Simulation, draw_rotations
 from cryograd.model.ctf import ctf
 from cryograd.threads import set_threads
 from cryograd.validation.conditioning import whole_slice
 
-matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from simulated import PREFERRED_VIEWS, save
+
+__all__ = ["EXTENT", "arguments", "rotations", "save", "squared_ctf"]
 
 # Of the paper's particles of the 50S ribosome's assembly (EMPIAR-10076): side of the box in Å.
 EXTENT = 419.0
 DEFOCUS = (10_000.0, 30_000.0)
 _DEFOCUS_STREAM = 76
-# (rot, tilt) in radians: one along the main axis and two from its side, as of particles that lie on a film.
-PREFERRED_VIEWS = ((0.0, 0.0), (0.4, 1.5), (2.2, 1.3))
 
 
 def arguments(description: str | None, argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,15 +59,3 @@ def squared_ctf(number: int, radius: float, seed: int) -> Callable[[slice], Tens
         return ctf(frequencies, electron_wavelength(300.0), 2.7e7, 0.1, *columns).square()
 
     return of
-
-
-def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[str, Any]) -> None:
-    """Write NAME.png, and NAME.json with the record and what it was made with."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    asked = {key: value for key, value in vars(options).items() if key != "output"}
-    figure.savefig(options.output / f"{name}.png", dpi=150, bbox_inches="tight")
-    path = options.output / f"{name}.json"
-    path.write_text(
-        json.dumps({"cryograd": cryograd.__version__, "options": asked} | record, indent=2) + "\n"
-    )
-    print(path.with_suffix(".png"), path, flush=True)
