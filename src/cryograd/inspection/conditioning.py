@@ -96,9 +96,8 @@ def condition(particles: Particles, symmetry: str = "C1", seed: int = 0) -> Cond
 
 def _working_radius(particles: Particles) -> tuple[float, int, int]:
     """Side of the box in Å, and the radius that is looked at and that of Nyquist in its Fourier pixels."""
-    extent = max(optics.box_size * optics.pixel_size for optics in particles.optics)
-    nyquist = int(extent / (2.0 * max(optics.pixel_size for optics in particles.optics)))
-    return extent, min(nyquist - 2, _RADIUS), nyquist
+    nyquist = int(particles.extent / particles.nyquist)
+    return particles.extent, min(nyquist - 2, _RADIUS), nyquist
 
 
 def _squared_ctf(
