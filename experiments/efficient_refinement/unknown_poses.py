@@ -223,6 +223,9 @@ def compared(runs: dict[str, list[dict]]) -> dict[str, Any]:
     """When each solver is first within 2 % of EM's last resolution."""
     found: dict[str, Any] = {}
     for key in KEYS:
+        if runs["em"][-1][key] is None:
+            found[key] = None
+            continue
         goal = REACHED * runs["em"][-1][key]
         found[key] = {"goal": goal} | {name: reached(rows, key, goal) for name, rows in runs.items()}
     return found

@@ -160,6 +160,7 @@ class Refine(ParticleRun):
         "How the map is changed: by 'incremental' Newton steps, which carry other minibatches' gradients "
         "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'.",
     )
+    max_resolution: PositiveFloat | None = option(None, "Finest resolution in Å to use. [default: Nyquist's]")
     passes: PositiveFloat = option(3.0, "Times that every image is used.")
 
 

@@ -6,7 +6,7 @@ import torch
 from cryograd.data.cache import Loaded
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
-from cryograd.objective.likelihood import Evaluation
+from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
 from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
@@ -70,10 +70,15 @@ def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) ->
 
 
 def near(
-    setup: Setup, state: State, step: Step, found: Evaluation, batch: Batch, number: tuple[int, int]
+    setup: Setup,
+    state: State,
+    step: Step,
+    likelihood: MarginalLikelihood,
+    found: Evaluation,
+    batch: Batch,
+    number: tuple[int, int],
 ) -> Local:
     """The objective near a map that it was evaluated at, without a prior."""
-    likelihood = setup.likelihood(step.radius)
     return Local(
         found.value,
         found.gradient,

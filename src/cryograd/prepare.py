@@ -18,7 +18,7 @@ from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
-from cryograd.setup import Setup, partition, scaled_to_signal, start_resolution, working_images
+from cryograd.setup import Setup, final_radius, partition, scaled_to_signal, start_resolution, working_images
 from cryograd.solvers.em import EM
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import Solver
@@ -87,8 +87,8 @@ def prepare(
             "--proposal importance",
             "use --proposal search, or --solver em",
         )
-    extent, nyquist = particles.extent, particles.nyquist
-    finest = _final_radius(extent, nyquist, config)
+    extent = particles.extent
+    finest = final_radius(particles, config, FINEST_RADIUS, 0.9 * extent / particles.nyquist)
     working = working_images(particles, config, finest, reading)
     mask, noise = working.mask, working.noise
     group = group_matrices(config.symmetry)
@@ -113,7 +113,7 @@ def prepare(
         scoring_precision(working.images.device.type),
         Sampler.over(plan.optimisation, config.samples, group) if config.proposal == "importance" else None,
         train,
-        partition(train, minibatch, config.seed),
+        partition(train, math.ceil(len(train) / minibatch), config.seed),
         config.solver == "projection-matching",
         plan,
         Improper(),
@@ -201,26 +201,3 @@ def _random_start(setup: AbinitioSetup, noise: Noise, mask: Tensor, radius: floa
     volume = 0.5 * scaled_to_signal(setup, noise, volume, setup.plan.start_radius, rng)
     halves = (torch.zeros_like(volume), setup.solver.init(volume)) if setup.spectral else (None, None)
     return Candidate(volume, setup.solver.init(volume), *halves, -math.inf)
-
-
-def _final_radius(extent: float, nyquist: float, config: Abinitio) -> float:
-    """Radius at the end of the march, in Fourier pixels."""
-    if config.max_resolution is not None:
-        if config.max_resolution < nyquist:
-            raise CryogradError(
-                f"--max-resolution {config.max_resolution:g} Å is finer than the images' Nyquist limit",
-                config.particles,
-                f"give {nyquist:.2f} Å or more",
-            )
-        finest = extent / config.max_resolution
-    else:
-        finest = FINEST_RADIUS
-    finest = min(finest, 0.9 * extent / nyquist)
-    start = start_resolution(extent, config)
-    if finest < extent / start:
-        raise CryogradError(
-            f"the start resolution, {start:.4g} Å, is finer than the finest, {extent / finest:.4g} Å",
-            config.particles,
-            "give a coarser --start-resolution or a finer --max-resolution",
-        )
-    return finest

@@ -80,7 +80,7 @@ def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
     def advance(candidate: Candidate) -> tuple[Candidate, Evaluation]:
         halves = None if candidate.difference is None else Halves(candidate.difference, upper)
         found = likelihood.evaluate(candidate.volume, batch, search, halves)
-        local = near(setup, state, step, found, batch, number)
+        local = near(setup, state, step, likelihood, found, batch, number)
         evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
         return replace(_advance(setup, candidate, found, local, state.mask), evidence=evidence), found
 

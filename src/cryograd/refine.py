@@ -1,8 +1,7 @@
 """Refinement from a map to the highest resolution, in two halves that never see each other's images.
 
 `refine` is a generator of states, as `reconstruct.abinitio` is. All that the halves share are the scalars of
-one curve, the Fourier shell correlation of their maps: how far to open the spectrum, and how much of a shell
-is noise.
+one curve, the Fourier shell correlation of their maps: how far to open the spectrum, and how much is noise.
 """
 
 import math
@@ -30,9 +29,18 @@ from cryograd.pose.product import scoring_precision
 from cryograd.pose.proposal import Annealing
 from cryograd.pose.sampling import Sampler
 from cryograd.rotations import FloatArray
-from cryograd.setup import Setup, Working, partition, scaled_to_signal, start_resolution, working_images
+from cryograd.setup import (
+    Setup,
+    Working,
+    corner_noise,
+    final_radius,
+    partition,
+    scaled_to_signal,
+    start_resolution,
+    working_images,
+)
 from cryograd.solvers.em import EM
-from cryograd.solvers.incremental import Incremental
+from cryograd.solvers.incremental import Incremental, quadratic_bytes
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import Solver
 from cryograd.solvers.schedule import Step
@@ -43,6 +51,8 @@ SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Pr
 # Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
 # are open: what they hold is shrunk to what it is worth.
 RESOLVED, MARGIN = 0.143, 10.0
+# Bytes that the quadratics of all minibatches may take.
+MEMORY_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -97,28 +107,32 @@ class Plan:
         Iterations of a pass.
     start_radius, final_radius
         Fourier pixels: what the start is cut to, and the last radius.
-    averaged
-        Whether the step size falls harmonically in the last pass, for steps that are not averages.
+    falling
+        Whether the step size falls harmonically in the last pass, for steps that are no averages themselves.
     """
 
     passes: float
     minibatches: int
     start_radius: float
     final_radius: float
-    averaged: bool
+    falling: bool
 
     @property
     def total(self) -> int:
         """All iterations."""
         return math.ceil(self.passes * self.minibatches - 1e-9)
 
-    def step(self, halves: Halves, images: int) -> Step:
-        """What the next iteration does."""
+    def step(self, halves: Halves) -> Step:
+        """What the next iteration does; its images are a minibatch of each half's own size."""
         # The halves start from one map: at first they agree as far as it goes.
         reached = self.start_radius if halves.iteration == 0 else max(halves.resolved, self.start_radius)
         radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
-        late = max(0, halves.iteration - (self.total - self.minibatches)) if self.averaged else 0
-        return Step("refine", radius, 1.0 / (1.0 + 0.3 * late), images, 1)
+        return Step("refine", radius, self.rate(halves.iteration), 0, 1)
+
+    def rate(self, iteration: int) -> float:
+        """Step size of an iteration."""
+        late = max(0, iteration - max(0, self.total - self.minibatches)) if self.falling else 0
+        return 1.0 / (1.0 + 0.3 * late)
 
 
 def refine(
@@ -148,7 +162,7 @@ def refine(
     setups, plan, halves = prepare(particles, config, reading)
     while halves.iteration < plan.total:
         began = time.perf_counter()
-        step = plan.step(halves, config.minibatch)
+        step = plan.step(halves)
         ratio = _noise_to_signal(halves)
         first, second = (
             _advance(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
@@ -162,17 +176,17 @@ def refine(
             "correlation": [round(float(c), 4) for c in halves.correlation],
             "seconds": time.perf_counter() - began,
         }
-        halves.history.append(row)
+        halves = replace(halves, history=[*halves.history, row])
         yield halves
 
 
 def _advance(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch."""
     likelihood = setup.likelihood(step.radius)
-    indices, number = minibatch(setup, state, step.images)
+    indices, number = minibatch(setup, state, len(setup.partition[0]))
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
-    local = near(setup, state, step, found, batch, number)
+    local = near(setup, state, step, likelihood, found, batch, number)
     local = replace(local, precision=partial(wiener_precision, ratio))
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
     candidate = replace(state.candidates[0], volume=move.volume * state.mask, solver=move.state)
@@ -200,16 +214,30 @@ def prepare(
 ) -> tuple[tuple[Setup, Setup], Plan, Halves]:
     """Read the images and the map, and make everything that the first iteration needs."""
     start = particles.extent / start_resolution(particles.extent, config)
-    working = working_images(particles, config, _final_radius(particles, config), reading)
-    final = min(_final_radius(particles, config), working.images.size / 2 - 1.0)
+    # The working box holds Nyquist's radius and one Fourier pixel more.
+    nyquist = particles.extent / particles.nyquist - 1.0
+    final = final_radius(particles, config, nyquist, nyquist)
+    working = working_images(particles, config, final, reading)
     members = half_sets(particles, config.seed)
     solver = SOLVERS[config.solver]
-    minibatches = 1 if solver.takes == "all" else math.ceil(min(map(len, members)) / config.minibatch)
+    minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
     plan = Plan(config.passes, minibatches, start, final, config.solver == "preconditioned")
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
-    volume = _start(working, config, setups[0], start)
-    states = tuple(_first_state(working, setup, plan, volume) for setup in setups)
+    density = _start(working, config, start)
+    states = tuple(_first_state(working, setup, plan, density) for setup in setups)
     return (setups[0], setups[1]), plan, Halves((states[0], states[1]), [])
+
+
+def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> int:
+    """Iterations of a pass: fewer than asked for where all minibatches' quadratics took too much memory."""
+    if solver.takes == "all":
+        return 1
+    wanted = math.ceil(images / config.minibatch)
+    if not isinstance(solver, Incremental):
+        return wanted
+    # Two halves, and a sum in each.
+    most = int(MEMORY_BYTES // (2 * quadratic_bytes(size, radius))) - 1
+    return max(1, min(wanted, most))
 
 
 def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,23 +267,31 @@ def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, pl
         scoring_precision(working.images.device.type),
         Sampler(Annealing(period=0), config.samples, group) if config.proposal == "importance" else None,
         mine,
-        partition(mine, math.ceil(len(mine) / plan.minibatches), config.seed),
+        partition(mine, plan.minibatches, config.seed),
         False,
     )
 
 
-def _start(working: Working, config: Refine, setup: Setup, radius: float) -> Tensor:
-    """The given map at the working sampling, low-pass filtered and scaled to the images."""
+def _start(working: Working, config: Refine, radius: float) -> Tensor:
+    """The given map at the working sampling, low-pass filtered."""
     density, pixel = read_map(config.volume)
     size, extent = working.images.size, working.images.extent
+    if abs(len(density) * pixel - extent) > 0.01 * extent:
+        raise CryogradError(
+            f"the map's box is {len(density) * pixel:.1f} Å, the particles' is {extent:.1f} Å",
+            config.volume,
+            "give a map in the particles' box",
+        )
     resampled = resample_map(density, pixel, size, extent / size)
-    volume = lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
-    rng = np.random.default_rng([config.seed, 3])
-    return scaled_to_signal(setup, working.noise, volume, radius, rng)
+    return lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
 
 
-def _first_state(working: Working, setup: Setup, plan: Plan, volume: Tensor) -> State:
+def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor) -> State:
+    """The map scaled to a half's own images, and the noise in them."""
     n, extent = len(working.images.particles), working.images.extent
+    noise = corner_noise(working.images, working.radius, setup.train)
+    rng = np.random.default_rng([setup.seed, 3])
+    volume = scaled_to_signal(setup, noise, density, plan.start_radius, rng)
     return State(
         0,
         plan.total,
@@ -265,24 +301,10 @@ def _first_state(working: Working, setup: Setup, plan: Plan, volume: Tensor) -> 
         (Candidate(volume, setup.solver.init(volume), None, None, -math.inf),),
         working.mask,
         extent,
-        working.noise,
+        noise,
         0,
         [],
         PosteriorTable.empty(n),
         setup.symmetry,
         Memory.empty(n if setup.sampler is not None else 0),
     )
-
-
-def _final_radius(particles: Particles, config: Refine) -> float:
-    """The last radius in Fourier pixels."""
-    limit = particles.extent / particles.nyquist
-    if config.max_resolution is None:
-        return limit
-    if config.max_resolution < particles.nyquist:
-        raise CryogradError(
-            f"--max-resolution {config.max_resolution:g} Å is finer than the images' Nyquist limit",
-            config.particles,
-            f"give {particles.nyquist:.2f} Å or more",
-        )
-    return particles.extent / config.max_resolution

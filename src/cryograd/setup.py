@@ -27,6 +27,8 @@ from cryograd.validation.fsc import soft_sphere
 COARSEST_RADIUS = 6.0
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
+# Images whose signal a start is scaled to.
+_SIGNAL_SAMPLE = 500
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,13 @@ def working_images(
     radius = 0.5 * diameter / extent * size
     mask = _solvent_mask(config.mask, size, extent, radius).to(images.device)
     max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
-    return Working(images, mask, radius, _corner_noise(images, radius), max_shift)
+    return Working(images, mask, radius, corner_noise(images, radius, np.arange(len(particles))), max_shift)
 
 
-def partition(train: np.ndarray, minibatch: int, seed: int) -> tuple[np.ndarray, ...]:
+def partition(train: np.ndarray, parts: int, seed: int) -> tuple[np.ndarray, ...]:
     """Minibatches of nearly equal size, of random particles."""
     shuffled = np.random.default_rng([seed, 7]).permutation(train)
-    return tuple(np.sort(part) for part in np.array_split(shuffled, math.ceil(len(train) / minibatch)))
+    return tuple(np.sort(part) for part in np.array_split(shuffled, parts))
 
 
 def chosen_device(name: str) -> torch.device:
@@ -135,33 +137,57 @@ def scaled_to_signal(
 ) -> Tensor:
     """A volume (L, L, L) whose projections have the power of the images' signal up to a radius."""
     likelihood = setup.likelihood(radius)
-    n = min(500, len(setup.images.particles))
-    loaded = setup.images.load(np.arange(n), likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
+    some = setup.train[:_SIGNAL_SAMPLE]
+    n = len(some)
+    loaded = setup.images.load(some, likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
     rotations = torch.as_tensor(random_rotations(n, rng)).to(volume)
     points = slice_points(likelihood.disc, volume.device)
     slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
     variance = noise.on_disc(likelihood.disc, loaded.group)
     signal = float((loaded.images.abs().square() / variance - 1.0).mean())
     model = float(((loaded.ctf * slices).abs().square() / variance).mean())
+    if model == 0.0:
+        raise CryogradError("the map is empty inside the mask", "--volume", "give a map with density")
     # Images without excess power at low resolution still get a start of some size.
     return volume * math.sqrt(max(signal, 1e-3) / model)
 
 
-def _corner_noise(images: ImageCache, radius: float) -> Noise:
-    """Noise variance from what lies outside the particles, or at least from the corners."""
+def corner_noise(images: ImageCache, radius: float, members: np.ndarray) -> Noise:
+    """Noise variance from what lies outside some of the particles, or at least from the corners."""
     limit = min(radius, images.size / 2 - 4.0)
-    groups = images.particles.optics_index
+    groups = images.particles.optics_index[members]
     count = len(images.particles.optics)
     # As many of every group, so that none is without an estimate.
     each = max(50, _NOISE_SAMPLE // count)
     sample = np.concatenate([np.flatnonzero(groups == number)[:each] for number in range(count)])
-    values = torch.as_tensor(images.images[sample]).to(images.device).float()
+    values = torch.as_tensor(images.images[members[sample]]).to(images.device).float()
     return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
 
 
 def start_resolution(extent: float, config: ParticleRun) -> float:
     """Resolution in Å at which the march starts."""
     return config.start_resolution or max(40.0, extent / COARSEST_RADIUS)
+
+
+def final_radius(particles: Particles, config: ParticleRun, default: float, most: float) -> float:
+    """The last radius in Fourier pixels: what is asked for, or the default, but not more than ``most``."""
+    extent, nyquist = particles.extent, particles.nyquist
+    asked = config.max_resolution
+    if asked is not None and asked < nyquist:
+        raise CryogradError(
+            f"--max-resolution {asked:g} Å is finer than the images' Nyquist limit",
+            config.particles,
+            f"give {nyquist:.2f} Å or more",
+        )
+    finest = min(default if asked is None else extent / asked, most)
+    start = start_resolution(extent, config)
+    if finest < extent / start:
+        raise CryogradError(
+            f"the start resolution, {start:.4g} Å, is finer than the finest, {extent / finest:.4g} Å",
+            config.particles,
+            "give a coarser --start-resolution or a finer --max-resolution",
+        )
+    return finest
 
 
 def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:

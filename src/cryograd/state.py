@@ -60,13 +60,13 @@ class Candidate:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data."""
-        solvers = {name: _plain(getattr(self, name)) for name in ("solver", "difference_solver")}
+        solvers = {name: as_plain(getattr(self, name)) for name in ("solver", "difference_solver")}
         return vars(self) | solvers
 
     @staticmethod
     def from_state_dict(saved: dict[str, Any]) -> "Candidate":
         """Undo `state_dict`."""
-        solvers = {name: _restored(saved[name]) for name in ("solver", "difference_solver")}
+        solvers = {name: as_record(saved[name]) for name in ("solver", "difference_solver")}
         return Candidate(**(saved | solvers))
 
 
@@ -102,18 +102,22 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(part)
 
 
-def _plain(value: Any) -> Any:
-    """A record as a dictionary that knows its kind, and anything else as it is."""
+def as_plain(value: Any) -> Any:
+    """A record as a dictionary that knows its kind, also within tuples, and anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(as_plain(part) for part in value)
     if type(value).__name__ not in _RECORDS:
         return value
-    return {"kind": type(value).__name__} | {name: _plain(field) for name, field in vars(value).items()}
+    return {"kind": type(value).__name__} | {name: as_plain(field) for name, field in vars(value).items()}
 
 
-def _restored(value: Any) -> Any:
-    """Undo `_plain`."""
+def as_record(value: Any) -> Any:
+    """Undo `as_plain`."""
+    if isinstance(value, tuple):
+        return tuple(as_record(part) for part in value)
     if not isinstance(value, dict):
         return value
-    fields = {name: _restored(field) for name, field in value.items() if name != "kind"}
+    fields = {name: as_record(field) for name, field in value.items() if name != "kind"}
     return _RECORDS[value["kind"]](**fields)
 
 
@@ -163,7 +167,7 @@ class State:
     iteration, total_iterations
         Iterations done, and to be done in all.
     stage
-        ``starts``, ``march``, ``settle`` or ``poses``.
+        ``starts``, ``march``, ``settle`` or ``poses``; ``refine`` in a refinement.
     radius, resolution
         Fourier pixels; Å.
     candidates

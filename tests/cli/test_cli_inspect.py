@@ -184,3 +184,8 @@ def test_a_wrong_ctf_of_real_particles_is_found(shared_data: Path, inspect: Call
     assert any("Thon rings do not fit" in text for text in wrong["findings"])
     # Counted among the images that were looked at one by one: striped borders are about 1 in 14 of all picks.
     assert 150 < wrong["images"]["at_edge"] < 200
+
+
+def test_a_point_group_without_conditioning_is_refused(simulated: Path, refused: Callable) -> None:
+    message = refused("inspect", simulated / "particles.star", "--symmetry", "D2")
+    assert "point group" in message

@@ -150,3 +150,17 @@ def test_particles_without_poses_are_refused():
     some = particles(random_rotations(3, np.random.default_rng(0)))
     with pytest.raises(CryogradError, match="no poses"):
         condition(replace(some, rotations=None))
+
+
+def test_boxes_too_small_and_images_without_contrast_are_refused():
+    few = particles(random_rotations(20, np.random.default_rng(0)))
+    with pytest.raises(CryogradError, match="too small"):
+        condition(particles(few.rotations, box=6))
+    with pytest.raises(CryogradError, match="every CTF is zero"):
+        condition(replace(few, scale=np.zeros(20)))
+
+
+def test_nyquists_shell_does_not_depend_on_rounding():
+    optics = Optics("a", electron_wavelength(300.0), 2.7e7, 0.1, 0.68, 100)
+    few = replace(particles(random_rotations(20, np.random.default_rng(0))), optics=(optics,))
+    assert conditioning._working_radius(few)[2] == 50

@@ -1,22 +1,26 @@
 """Every solver on the same problems, and what each promises."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, radius_grid
+from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.solvers.armijo import ArmijoSearch, ArmijoSGD
 from cryograd.solvers.em import EM
 from cryograd.solvers.hutchinson import Hutchinson
 from cryograd.solvers.incremental import Incremental
+from cryograd.solvers.incremental import Quadratic as IncrementalQuadratic
 from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import DIAGONAL_SHARE, Solver
 from cryograd.solvers.sagd import SAGD, gradient_bytes
 from cryograd.solvers.schedule import StepDecay
 from cryograd.solvers.sgd import SGD
+from cryograd.state import as_plain, as_record
 
 STEADY = StepDecay(first=1.0, least=1.0)
 SOLVERS: list[tuple[Solver, int]] = [
@@ -70,6 +74,36 @@ def test_carried_gradients_are_exact_after_one_pass_over_a_quadratic() -> None:
     assert problem.error(problem.solve(solver, 4)) > 0.1
     assert problem.error(problem.solve(solver, 5)) < 1e-3
     assert problem.error(problem.solve(solver, 8)) < 1e-3
+
+
+def test_every_state_survives_a_checkpoint(tmp_path: Path) -> None:
+    problem = Quadratic.random(10.0, parts=2, disagreement=1.0)
+    for solver, _ in SOLVERS:
+        volume = torch.zeros_like(problem.targets[0])
+        state = solver.init(volume)
+        for part in range(2):
+            move = solver.step(state, volume, problem.local(volume, part, RADIUS, 1.0, part))
+            volume, state = move.volume, move.state
+        torch.save(as_plain(state), tmp_path / "state.pt")
+        back = as_record(torch.load(tmp_path / "state.pt", weights_only=True))
+        local = problem.local(volume, 2, RADIUS, 1.0, 0)
+        assert torch.equal(solver.step(back, volume, local).volume, solver.step(state, volume, local).volume)
+
+
+def test_weights_of_a_smaller_radius_fit_into_those_of_a_larger_one() -> None:
+    likelihood = MarginalLikelihood(SIZE, 100.0, 6.0)
+    small = torch.rand(2 * 7 + 1, 2 * 7 + 1, 7 + 1, generator=torch.Generator().manual_seed(0))
+    large = torch.rand(2 * 13 + 1, 2 * 13 + 1, 13 + 1, generator=torch.Generator().manual_seed(1))
+    volume = torch.randn(SIZE, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    curvature, linear = torch.zeros(1), torch.zeros(1)
+    both = IncrementalQuadratic(0.5, small, curvature, linear) + IncrementalQuadratic(
+        0.5, large, curvature, linear
+    )
+    apart = likelihood.normal(small, volume) + likelihood.normal(large, volume)
+    assert both.weights.shape == large.shape
+    assert torch.allclose(
+        likelihood.normal(both.weights, volume), apart, atol=1e-4 * float(apart.abs().max())
+    )
 
 
 def test_the_prior_on_the_spectrum_is_a_wiener_filter() -> None:

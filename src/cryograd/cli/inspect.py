@@ -8,6 +8,7 @@ from rich.progress import Progress
 from cryograd.cli.folder import check_output_file
 from cryograd.config import Inspect
 from cryograd.data.particles import read_particles
+from cryograd.errors import CryogradError
 from cryograd.inspection.conditioning import condition
 from cryograd.inspection.findings import findings, rings_seen
 from cryograd.inspection.images import examine
@@ -22,6 +23,10 @@ def run(config: Inspect) -> dict[str, Any]:
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )
+    if config.symmetry != "C1" and not config.conditioning:
+        raise CryogradError(
+            "only the conditioning depends on the point group", "--symmetry", "add --conditioning"
+        )
     conditioning = condition(particles, config.symmetry) if config.conditioning else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

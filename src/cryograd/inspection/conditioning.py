@@ -6,6 +6,7 @@ a voxel of it; see `cryograd.validation.conditioning`. Noise is taken as the sam
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def condition(particles: Particles, symmetry: str = "C1", seed: int = 0) -> Cond
         "radius": radius,
         "nyquist_radius": nyquist,
         "resolution": extent / radius,
-        "shells": _shells(hessian, radius, extent),
+        "shells": _shells(hessian, radius, extent, particles.source),
         **_convergence(hessian, radius),
         "views": _views(coverage),
     }
@@ -96,7 +97,12 @@ def condition(particles: Particles, symmetry: str = "C1", seed: int = 0) -> Cond
 
 def _working_radius(particles: Particles) -> tuple[float, int, int]:
     """Side of the box in Å, and the radius that is looked at and that of Nyquist in its Fourier pixels."""
-    nyquist = int(particles.extent / particles.nyquist)
+    # Sizes in Å are rounded: half the box in pixels may come out a little less.
+    nyquist = int(particles.extent / particles.nyquist + 1e-6)
+    if nyquist < 4:
+        raise CryogradError(
+            "the box is too small to say anything of its shells", particles.source, "give larger images"
+        )
     return particles.extent, min(nyquist - 2, _RADIUS), nyquist
 
 
@@ -113,13 +119,17 @@ def _squared_ctf(
     return of
 
 
-def _shells(hessian: FixedPoseHessian, radius: int, extent: float) -> dict[str, list[Any]]:
+def _shells(hessian: FixedPoseHessian, radius: int, extent: float, source: Path) -> dict[str, list[Any]]:
     """Curvature by shell: mean, 5th percentile and least value, and the shares of voxels without enough."""
     diagonal = hessian.voxels.diagonal(hessian.weights).double().numpy()
     distance = np.linalg.norm(hessian.voxels.frequencies, axis=1)
     number = np.where(distance <= radius, np.rint(distance), 0.0)
     members = [diagonal[number == shell] for shell in range(1, radius + 1)]
     best = max(values.mean() for values in members)
+    if best == 0.0:
+        raise CryogradError(
+            "no image says anything: every CTF is zero", source, "correct the CTF's scale factors"
+        )
     starved = [float((values < _STARVED_VOXEL * np.median(values)).mean()) for values in members]
     unreached = [float((values == 0.0).mean()) for values in members]
     # Where most voxels are in no slice the median says nothing.

@@ -71,6 +71,11 @@ class ArmijoSearch:
                 return moved, ArmijoState(step, local.epoch)
         return volume, ArmijoState(before, local.epoch)
 
+    @staticmethod
+    def length(before: Tensor, after: Tensor, found: ArmijoState) -> float:
+        """The step η; 0 where the search gave up and left the volume as it was."""
+        return 0.0 if after is before else found.step
+
 
 PLAIN = ArmijoSearch(first=1.0, growth=2.0)
 
@@ -100,4 +105,5 @@ class ArmijoSGD:
     def step(self, state: ArmijoState, volume: Tensor, local: Local) -> Move:
         """Take one step."""
         moved, state = self.search.descend(state, volume, self.diagonal.to(volume.device), local)
-        return Move(moved, state, state.step / float(self.diagonal.mean()))
+        length = self.search.length(volume, moved, state) / float(self.diagonal.mean())
+        return Move(moved, state, length)

@@ -20,7 +20,8 @@ class Quadratic:
     share
         Of the images that the sum is over.
     weights
-        Sufficient statistic of H; a half-space grid (2m + 1, 2m + 1, m + 1, ...) that grows with the radius.
+        Sufficient statistic of H: a half-space grid (2m + 1, 2m + 1, m + 1, ...) that grows with the radius.
+        That of nearest-neighbour slices, which are only multiplied and never solved for, will not do.
     curvature
         Row sums of H per coefficient.
     linear
@@ -128,6 +129,12 @@ class Incremental:
             self.tolerance,
         )
         return Move(volume - local.rate * step, state, local.rate / mean)
+
+
+def quadratic_bytes(size: int, radius: float) -> int:
+    """Bytes that one minibatch's quadratic takes in real voxels, at a radius in Fourier pixels."""
+    half = int(2 * radius) + 1
+    return 4 * ((2 * half + 1) ** 2 * (half + 1) + size**2 * (size // 2 + 1) + size**3)
 
 
 def _widened(weights: Tensor, half: int) -> Tensor:
