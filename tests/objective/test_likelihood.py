@@ -235,7 +235,8 @@ def test_images_in_parts_are_the_same_as_together(levels, monkeypatch):
     )
     volume, halves = a_volume().float(), Halves(a_volume(seed=3).float(), torch.arange(5) % 2 == 0)
     whole = objective.evaluate(volume, batch, search, halves)
-    monkeypatch.setattr(likelihood, "PART", 2)
+    for name, value in (("PART", 2), ("OWN_PART", 2), ("HELD_BYTES", 0)):
+        monkeypatch.setattr(likelihood, name, value)
     parts = objective.evaluate(volume, batch, search, halves)
     assert len(parts.support) == 3
     assert parts.value == pytest.approx(whole.value, rel=1e-6)

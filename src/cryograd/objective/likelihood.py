@@ -16,8 +16,11 @@ from cryograd.pose.posterior import Batch, Poses, Statistics
 from cryograd.pose.proposal import Remembered
 from cryograd.pose.sampling import Sampling
 
-# Images whose statistics are held at a time; a multiple of the blocks that are refined.
-PART = 200
+# Images whose posteriors are inferred at a time: where all share one grid, whose statistics do not grow with
+# them, and where each has candidates of its own; the latter a multiple of the blocks that are refined.
+PART, OWN_PART = 200, 40
+# Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
+HELD_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,14 @@ class MarginalLikelihood:
     def poses(self, volume: Tensor, batch: Batch, search: Search) -> Poses:
         """What the posterior says of each image, however many there are."""
         grid = self.transform(volume)
-        found = [self._inference.infer(grid, batch.part(part), search).poses for part in _parts(len(batch))]
+        parts = _parts(len(batch), search)
+        found = [self._inference.infer(grid, batch.part(part), search).poses for part in parts]
         return Poses(*concatenated(found))
 
     def value(self, volume: Tensor, batch: Batch, support: tuple[Poseset, ...]) -> float:
         """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""
         grid = self.transform(volume)
-        parts = zip(_parts(len(batch)), support, strict=True)
+        parts = zip(_parts(len(batch), support[0]), support, strict=True)
         evidence = [self._inference.log_evidence(grid, batch.part(part), poses) for part, poses in parts]
         return -float(torch.cat(evidence).double().mean())
 
@@ -151,16 +155,15 @@ class MarginalLikelihood:
         difference = None if halves is None else self.transform(halves.difference)
         found = []
         # Pᵀa, and Pᵀ of the misfits of V and of D.
-        sums: list[Tensor] = []
-        for part in _parts(len(batch)):
+        sums = _Insertion(self.projector, slice_points(self.disc, grid.device))
+        for part in _parts(len(batch), search):
             mine = search.part(part) if isinstance(search, Sampling) else search
             inference = self._inference.infer(grid, batch.part(part), mine)
             statistics = inference.statistics
             misfits = [statistics.power * statistics.slices - statistics.cross]
             if halves is not None and difference is not None and statistics.image is not None:
                 misfits.append(self._misfit(difference, statistics, halves.upper[part], halves.upper))
-            inserted = [self._insert(s, statistics) for s in (statistics.power.to(misfits[0]), *misfits)]
-            sums = [a + b for a, b in zip(sums, inserted, strict=True)] if sums else inserted
+            sums.add([statistics.power.to(misfits[0]), *misfits], statistics.rotations)
             found.append(
                 (
                     inference.support,
@@ -170,8 +173,9 @@ class MarginalLikelihood:
                     inference.points,
                 )
             )
-        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in sums[1:]]
-        weights = sums[0][..., 0] / len(batch)
+        power, *misfits = sums.total()
+        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
+        weights = power[..., 0] / len(batch)
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
@@ -195,10 +199,6 @@ class MarginalLikelihood:
         share = every.double().mean().clamp(0.5 / len(every), 1.0 - 0.5 / len(every))
         sign = torch.where(upper, 0.5 / share, -0.5 / (1.0 - share)).to(slices.real)[statistics.image, None]
         return statistics.power * (sign * statistics.slices + slices) - sign * statistics.cross
-
-    def _insert(self, slices: Tensor, statistics: Statistics) -> Tensor:
-        """Adjoint of sampling, on the padded grid."""
-        return self.projector.insert(slices, statistics.rotations, slice_points(self.disc, slices.device))
 
     def _volume(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`, shape (L, L, L)."""
@@ -238,9 +238,43 @@ class MarginalLikelihood:
         return half * float(self.size**3)
 
 
-def _parts(images: int) -> Iterator[slice]:
+class _Insertion:
+    """Sums of back-projections, of as many slices at a time as memory allows.
+
+    Each insertion clears and adds up whole grids: a few large ones cost less than many small ones.
+    """
+
+    def __init__(self, projector: Projector, points: Tensor) -> None:
+        self.projector, self.points = projector, points
+        self.held: list[tuple[list[Tensor], Tensor]] = []
+        self.sums: list[Tensor] = []
+
+    def add(self, slices: list[Tensor], rotations: Tensor) -> None:
+        """Some slices of each sum, shape (J, K), at rotations (J, 3, 3)."""
+        self.held.append((slices, rotations))
+        if sum(s.nbytes for slices, _ in self.held for s in slices) > HELD_BYTES:
+            self._flush()
+
+    def total(self) -> list[Tensor]:
+        """The sums on the padded grid."""
+        if self.held:
+            self._flush()
+        return self.sums
+
+    def _flush(self) -> None:
+        slices, rotations = zip(*self.held, strict=True)
+        self.held = []
+        where = torch.cat(rotations)
+        inserted = [
+            self.projector.insert(torch.cat(part), where, self.points) for part in zip(*slices, strict=True)
+        ]
+        self.sums = [a + b for a, b in zip(self.sums, inserted, strict=True)] if self.sums else inserted
+
+
+def _parts(images: int, poses: Poseset) -> Iterator[slice]:
     """The images that are evaluated at a time."""
-    return (slice(start, start + PART) for start in range(0, images, PART))
+    size = PART if isinstance(poses, Search) and not poses.levels else OWN_PART
+    return (slice(start, start + size) for start in range(0, images, size))
 
 
 def _coarser(weights: Tensor) -> Tensor:
