@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from contestants import (
@@ -199,7 +200,7 @@ def seconds_a_pass(run: dict[str, Any], images: int) -> list[float]:
     return np.diff([0.0, *(row["seconds"] for row in ends)]).round(3).tolist()
 
 
-def draw(runs: list[dict[str, Any]], radius: float) -> plt.Figure:
+def draw(runs: list[dict[str, Any]], radius: float) -> Figure:
     """Gaps against epochs and against time, and correlations of shells with the minimum."""
     figure, axes = plt.subplots(1, 3, figsize=(14.0, 4.2), layout="constrained")
     shown = [run for run in runs if "by sums" not in run["name"]]

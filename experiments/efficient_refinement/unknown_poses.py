@@ -10,6 +10,7 @@ real particles of EMPIAR-10204. DATA holds structures/, conventions/ and bgal-10
 """
 
 import argparse
+import json
 import sys
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cryograd.atomic import replacing
 from cryograd.config import Abinitio, Refine
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles, read_particles
@@ -252,12 +254,21 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     problem = problem_of(options)
     start, seconds = start_of(problem, options)
-    runs = {solver: list(rows_of(problem, start, solver, options)) for solver in options.solvers}
+    name = f"unknown_poses_{options.molecule}_{options.proposal}"
+    size, seed = options.size.name, options.seed
+    files = {solver: options.output / f"{name}_{solver}_{size}_{seed}.json" for solver in SOLVERS}
+    for solver in options.solvers:
+        rows: list[dict] = []
+        for row in rows_of(problem, start, solver, options):
+            rows.append(row)
+            # Hours of work: what there is of it is kept, and solvers may run beside each other.
+            with replacing(files[solver]) as temporary:
+                temporary.write_text(json.dumps(rows) + "\n")
+    runs = {solver: json.loads(file.read_text()) for solver, file in files.items() if file.is_file()}
     record: dict[str, Any] = {"start_cpu_seconds": seconds, "symmetry": problem.symmetry, "runs": runs}
     if "em" in runs:
         record["reached"] = compared(runs)
         print(record["reached"], flush=True)
-    name = f"unknown_poses_{options.molecule}_{options.proposal}"
     save(options, name, draw(options, runs), record)
 
 
