@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from common import EXTENT, arguments, rotations, save, squared_ctf
 from cryograd.model.voxels import FourierVoxels
@@ -78,7 +79,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return records
 
 
-def draw(records: list[dict[str, Any]]) -> plt.Figure:
+def draw(records: list[dict[str, Any]]) -> Figure:
     """One panel for each interpolation."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), sharex=True, layout="constrained")
     for record in records:
