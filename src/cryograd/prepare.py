@@ -18,7 +18,15 @@ from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
-from cryograd.setup import Setup, final_radius, partition, scaled_to_signal, start_resolution, working_images
+from cryograd.setup import (
+    Setup,
+    corner_noise,
+    final_radius,
+    partition,
+    scaled_to_signal,
+    start_resolution,
+    working_images,
+)
 from cryograd.solvers.em import EM
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.solvers.protocol import Solver
@@ -90,7 +98,8 @@ def prepare(
     extent = particles.extent
     finest = final_radius(particles, config, FINEST_RADIUS, 0.9 * extent / particles.nyquist)
     working = working_images(particles, config, finest, reading)
-    mask, noise = working.mask, working.noise
+    mask = working.mask
+    noise = corner_noise(working.images, working.radius, np.arange(len(particles)))
     group = group_matrices(config.symmetry)
     start = extent / start_resolution(extent, config)
     held_out, train = np.split(

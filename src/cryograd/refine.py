@@ -122,12 +122,12 @@ class Plan:
         """All iterations."""
         return math.ceil(self.passes * self.minibatches - 1e-9)
 
-    def step(self, halves: Halves) -> Step:
-        """What the next iteration does; its images are a minibatch of each half's own size."""
+    def step(self, halves: Halves, images: int) -> Step:
+        """What the next iteration does with a minibatch of so many images."""
         # The halves start from one map: at first they agree as far as it goes.
         reached = self.start_radius if halves.iteration == 0 else max(halves.resolved, self.start_radius)
         radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
-        return Step("refine", radius, self.rate(halves.iteration), 0, 1)
+        return Step("refine", radius, self.rate(halves.iteration), images, 1)
 
     def rate(self, iteration: int) -> float:
         """Step size of an iteration."""
@@ -162,15 +162,15 @@ def refine(
     setups, plan, halves = prepare(particles, config, reading)
     while halves.iteration < plan.total:
         began = time.perf_counter()
-        step = plan.step(halves)
         ratio = _noise_to_signal(halves)
         first, second = (
-            _advance(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
+            _advance(setup, state, plan.step(halves, len(setup.partition[0])), ratio)
+            for setup, state in zip(setups, halves.states, strict=True)
         )
         halves = Halves((first, second), halves.history)
         row = {
             "iteration": halves.iteration,
-            "radius": step.radius,
+            "radius": first.radius,
             "resolved": halves.resolved,
             "images_drawn": first.images_drawn + second.images_drawn,
             "correlation": [round(float(c), 4) for c in halves.correlation],
@@ -183,7 +183,7 @@ def refine(
 def _advance(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch."""
     likelihood = setup.likelihood(step.radius)
-    indices, number = minibatch(setup, state, len(setup.partition[0]))
+    indices, number = minibatch(setup, state, step.images)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, number)
@@ -283,7 +283,10 @@ def _start(working: Working, config: Refine, radius: float) -> Tensor:
             "give a map in the particles' box",
         )
     resampled = resample_map(density, pixel, size, extent / size)
-    return lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
+    volume = lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
+    if not volume.any():
+        raise CryogradError("the map is empty inside the mask", config.volume, "give a map with density")
+    return volume
 
 
 def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor) -> State:

@@ -86,8 +86,6 @@ class Working:
         Solvent mask (W, W, W).
     radius
         Of the particle in voxels.
-    noise
-        First estimate of the noise.
     max_shift
         Å.
     """
@@ -95,7 +93,6 @@ class Working:
     images: ImageCache
     mask: Tensor
     radius: float
-    noise: Noise
     max_shift: float
 
 
@@ -114,7 +111,7 @@ def working_images(
     radius = 0.5 * diameter / extent * size
     mask = _solvent_mask(config.mask, size, extent, radius).to(images.device)
     max_shift = 0.2 * extent if config.max_shift is None else config.max_shift
-    return Working(images, mask, radius, corner_noise(images, radius, np.arange(len(particles))), max_shift)
+    return Working(images, mask, radius, max_shift)
 
 
 def partition(train: np.ndarray, parts: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -146,8 +143,6 @@ def scaled_to_signal(
     variance = noise.on_disc(likelihood.disc, loaded.group)
     signal = float((loaded.images.abs().square() / variance - 1.0).mean())
     model = float(((loaded.ctf * slices).abs().square() / variance).mean())
-    if model == 0.0:
-        raise CryogradError("the map is empty inside the mask", "--volume", "give a map with density")
     # Images without excess power at low resolution still get a start of some size.
     return volume * math.sqrt(max(signal, 1e-3) / model)
 

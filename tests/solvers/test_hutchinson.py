@@ -56,7 +56,7 @@ def test_the_step_grows_within_an_epoch_and_starts_anew_with_the_next() -> None:
     flat = a_quadratic(0.01 * CURVATURE, START)
     one = torch.ones(())
     for known, wanted in ((ArmijoState(3.0, 0), 3.6), (ArmijoState(3.0, -1), 1.2)):
-        _, found = search.descend(known, START, one, flat)
+        _, found, _ = search.descend(known, START, one, flat)
         assert found.step == pytest.approx(wanted)
         assert found.epoch == 0
 
@@ -65,7 +65,7 @@ def test_the_condition_holds_at_the_step_and_not_at_its_double() -> None:
     problem = Quadratic.random(30.0)
     volume = torch.zeros_like(problem.targets[0])
     local, search = problem.local(volume, 0, RADIUS, 1.0, 0), ArmijoSearch(10.0, 1.2)
-    moved, found = search.descend(ArmijoState(), volume, torch.ones(()), local)
+    moved, found, _ = search.descend(ArmijoState(), volume, torch.ones(()), local)
     slope = float(local.gradient.double().square().sum())
     assert local.value(moved) <= local.loss - 0.99 * found.step * slope
     twice = volume - 2.0 * found.step * local.gradient
@@ -74,9 +74,10 @@ def test_the_condition_holds_at_the_step_and_not_at_its_double() -> None:
 
 def test_a_search_that_gains_nothing_leaves_the_volume() -> None:
     local = replace(a_quadratic(CURVATURE, START), value=lambda where: float("nan"))
-    moved, found = ArmijoSearch(8.0, 2.0).descend(ArmijoState(), START, torch.ones(()), local)
+    moved, found, taken = ArmijoSearch(8.0, 2.0).descend(ArmijoState(), START, torch.ones(()), local)
     assert moved is START
     assert found == ArmijoState(8.0, 0)
+    assert taken == 0.0
 
 
 def test_the_exact_diagonal_makes_a_newton_step() -> None:

@@ -47,8 +47,8 @@ class ArmijoSearch:
 
     def descend(
         self, known: ArmijoState, volume: Tensor, diagonal: Tensor, local: Local
-    ) -> tuple[Tensor, ArmijoState]:
-        """The volume after a step, and the step.
+    ) -> tuple[Tensor, ArmijoState, float]:
+        """The volume after a step, what to remember, and η; 0 where the search gave up.
 
         Parameters
         ----------
@@ -68,13 +68,8 @@ class ArmijoSearch:
             step = self.growth * before * 0.5**halvings
             moved = volume - step * direction
             if local.value(moved) <= local.loss - self.decrease * step * slope:
-                return moved, ArmijoState(step, local.epoch)
-        return volume, ArmijoState(before, local.epoch)
-
-    @staticmethod
-    def length(before: Tensor, after: Tensor, found: ArmijoState) -> float:
-        """The step η; 0 where the search gave up and left the volume as it was."""
-        return 0.0 if after is before else found.step
+                return moved, ArmijoState(step, local.epoch), step
+        return volume, ArmijoState(before, local.epoch), 0.0
 
 
 PLAIN = ArmijoSearch(first=1.0, growth=2.0)
@@ -104,6 +99,5 @@ class ArmijoSGD:
 
     def step(self, state: ArmijoState, volume: Tensor, local: Local) -> Move:
         """Take one step."""
-        moved, state = self.search.descend(state, volume, self.diagonal.to(volume.device), local)
-        length = self.search.length(volume, moved, state) / float(self.diagonal.mean())
-        return Move(moved, state, length)
+        moved, state, step = self.search.descend(state, volume, self.diagonal.to(volume.device), local)
+        return Move(moved, state, step / float(self.diagonal.mean()))

@@ -82,8 +82,8 @@ class Hutchinson:
         before = state.diagonal if state.probes else torch.ones_like(probe)
         diagonal = self.memory * before + (1.0 - self.memory) * mean
         bounded = diagonal.abs().clamp(min=1.0 / (4.0 * math.pi * local.radius**2))
-        moved, search = self.search.descend(state.search, volume, bounded, local)
-        length = self.search.length(volume, moved, search) / float(bounded[local.spectrum.open].mean())
+        moved, search, step = self.search.descend(state.search, volume, bounded, local)
+        length = step / float(bounded[local.spectrum.open].mean())
         return Move(moved, HutchinsonState(mean, probes, diagonal, search), length)
 
 

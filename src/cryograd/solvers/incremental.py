@@ -20,8 +20,8 @@ class Quadratic:
     share
         Of the images that the sum is over.
     weights
-        Sufficient statistic of H: a half-space grid (2m + 1, 2m + 1, m + 1, ...) that grows with the radius.
-        That of nearest-neighbour slices, which are only multiplied and never solved for, will not do.
+        Sufficient statistic of H; a half-space grid (2m + 1, 2m + 1, m + 1, ...) where it grows with the
+        radius.
     curvature
         Row sums of H per coefficient.
     linear
@@ -34,10 +34,9 @@ class Quadratic:
     linear: Tensor
 
     def __add__(self, other: "Quadratic") -> "Quadratic":
-        half = max(self.weights.shape[2], other.weights.shape[2]) - 1
         return Quadratic(
             self.share + other.share,
-            _widened(self.weights, half) + _widened(other.weights, half),
+            _sum(self.weights, other.weights),
             self.curvature + other.curvature,
             self.linear + other.linear,
         )
@@ -135,6 +134,14 @@ def quadratic_bytes(size: int, radius: float) -> int:
     """Bytes that one minibatch's quadratic takes in real voxels, at a radius in Fourier pixels."""
     half = int(2 * radius) + 1
     return 4 * ((2 * half + 1) ** 2 * (half + 1) + size**2 * (size // 2 + 1) + size**3)
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of two statistics, of which one may be of a smaller radius."""
+    if a.shape == b.shape:
+        return a + b
+    half = max(a.shape[2], b.shape[2]) - 1
+    return _widened(a, half) + _widened(b, half)
 
 
 def _widened(weights: Tensor, half: int) -> Tensor:
