@@ -127,33 +127,60 @@ class PosteriorTable:
 
     Parameters
     ----------
-    rotations, shifts
-        Best rotation (n, 3, 3), and the mean origin offset at it (n, 2) in Å.
-    log_evidence, entropy, max_probability
-        Shape (n,); the entropy in nats.
+    top_rotations, top_shifts, top_probabilities
+        The R most probable rotations (n, R, 3, 3), best first, the origin offsets (n, R, 2) in Å at each, and
+        their responsibilities (n, R).
+    log_evidence, entropy, effective_size
+        Shape (n,), as in `Poses`.
     visited
         Whether the particle has been in a minibatch, shape (n,).
     """
 
-    rotations: np.ndarray
-    shifts: np.ndarray
+    top_rotations: np.ndarray
+    top_shifts: np.ndarray
+    top_probabilities: np.ndarray
     log_evidence: np.ndarray
     entropy: np.ndarray
-    max_probability: np.ndarray
+    effective_size: np.ndarray
     visited: np.ndarray
 
     @staticmethod
-    def empty(n: int) -> "PosteriorTable":
-        """Table of particles that have not been visited."""
-        rotations = np.broadcast_to(np.eye(3), (n, 3, 3)).copy()
+    def empty(n: int, ranked: int = 1) -> "PosteriorTable":
+        """Table of particles that have not been visited, with so many poses of each."""
+        rotations = np.broadcast_to(np.eye(3), (n, ranked, 3, 3)).copy()
         unknown = np.zeros(n)
-        return PosteriorTable(rotations, np.zeros((n, 2)), unknown, unknown, unknown, np.zeros(n, dtype=bool))
+        return PosteriorTable(
+            rotations,
+            np.zeros((n, ranked, 2)),
+            np.zeros((n, ranked)),
+            unknown,
+            unknown,
+            unknown,
+            np.zeros(n, dtype=bool),
+        )
+
+    @property
+    def rotations(self) -> np.ndarray:
+        """The best rotation, shape (n, 3, 3)."""
+        return self.top_rotations[:, 0]
+
+    @property
+    def shifts(self) -> np.ndarray:
+        """The origin offset in Å at the best rotation, shape (n, 2)."""
+        return self.top_shifts[:, 0]
+
+    @property
+    def max_probability(self) -> np.ndarray:
+        """The best rotation's responsibility, shape (n,)."""
+        return self.top_probabilities[:, 0]
 
     def updated(self, indices: np.ndarray, poses: Poses) -> "PosteriorTable":
         """The table with new rows for some particles."""
         columns = {name: getattr(self, name).copy() for name in vars(self)}
+        ranked = self.top_rotations.shape[1]
         for name, values in vars(poses).items():
-            columns[name][indices] = values.double().cpu().numpy()
+            kept = values[:, :ranked] if name.startswith("top_") else values
+            columns[name][indices] = kept.double().cpu().numpy()
         columns["visited"][indices] = True
         return PosteriorTable(**columns)
 

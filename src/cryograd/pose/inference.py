@@ -22,6 +22,8 @@ from cryograd.pose.posterior import (
     evaluate_local,
     local_statistics,
     log_cell_weight,
+    mean_shifts,
+    most_probable,
     rotation_entropy,
 )
 from cryograd.pose.proposal import REMEMBERED, Remembered, remember
@@ -199,13 +201,14 @@ class PoseInference:
         found = evaluate_exhaustive(batch, slices, phases, log_shift, self.precision, statistics=True)
         assert found.cross is not None
         assert found.power is not None
-        probability, best = found.rotation_marginal.max(dim=1)
+        probabilities, best = most_probable(found.rotation_marginal)
         poses = Poses(
             rotations[best],
-            shifts[found.shift_marginal.argmax(dim=1)],
+            shifts[found.shift_marginal.argmax(dim=1)][:, None].expand(-1, best.shape[1], -1),
+            probabilities,
             found.log_evidence,
             rotation_entropy(found.rotation_marginal),
-            probability,
+            1.0 / found.rotation_marginal.square().sum(dim=1),
         )
         statistics = Statistics(rotations, slices, found.cross, found.power, None)
         marginals = []
@@ -289,19 +292,18 @@ class PoseInference:
         )
 
     def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
-        """Best pose, evidence and entropy of a block of images."""
+        """Best poses, evidence and entropy of a block of images."""
         rotation = local.joint.sum(dim=1)
-        rows = torch.arange(len(rotation), device=rotation.device)
-        probability, best = rotation.max(dim=1)
-        # The mean shift at the best rotation: finer than the cells.
-        shift = local.joint[rows, :, best] / probability[:, None]
+        probabilities, best = most_probable(rotation)
+        rows = torch.arange(len(rotation), device=rotation.device)[:, None]
         weight = log_cell_weight(cells, search.rotations, search.shifts)
         return Poses(
             cells.rotations[rows, best],
-            (shift[:, :, None] * cells.shifts).sum(dim=1),
+            mean_shifts(local.joint, cells.shifts, best),
+            probabilities,
             local.log_evidence + batch.log_norm + weight,
             rotation_entropy(rotation),
-            probability,
+            1.0 / rotation.square().sum(dim=1),
         )
 
     def _infer_sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Inference:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cryograd.model.projection import Projector
 from cryograd.model.shift import shift_phases
@@ -21,6 +22,8 @@ BLOCK_BYTES = 16 * 2**20
 # Rotations with less than this responsibility, and less than a tenth of the largest, do not enter the
 # statistics of an image.
 NEGLIGIBLE, TENTH = 1e-3, 0.1
+# Poses of an image that are reported.
+RANKED = 16
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,40 @@ class Poses:
 
     Parameters
     ----------
-    rotations, shifts
-        The most probable rotation (B, 3, 3), and the origin offset (B, 2) in Å: the mean at that rotation, or
-        the most probable one where only the shared grid was used.
+    top_rotations, top_shifts
+        The most probable rotations (B, R, 3, 3), best first, and the origin offset (B, R, 2) in Å at each:
+        the mean there, or the most probable one of all where only the shared grid was used.
+    top_probabilities
+        Their responsibilities, shape (B, R); 0 where an image has fewer candidates.
     log_evidence
         log p(X | V), shape (B,).
     entropy
         Entropy in nats of the marginal over rotations, shape (B,).
-    max_probability
-        Largest responsibility of a rotation, shape (B,).
+    effective_size
+        1 / Σ γ² of that marginal, shape (B,).
     """
 
-    rotations: Tensor
-    shifts: Tensor
+    top_rotations: Tensor
+    top_shifts: Tensor
+    top_probabilities: Tensor
     log_evidence: Tensor
     entropy: Tensor
-    max_probability: Tensor
+    effective_size: Tensor
+
+    @property
+    def rotations(self) -> Tensor:
+        """The most probable rotation, shape (B, 3, 3)."""
+        return self.top_rotations[:, 0]
+
+    @property
+    def shifts(self) -> Tensor:
+        """The origin offset in Å at it, shape (B, 2)."""
+        return self.top_shifts[:, 0]
+
+    @property
+    def max_probability(self) -> Tensor:
+        """Largest responsibility of a rotation, shape (B,)."""
+        return self.top_probabilities[:, 0]
 
 
 @dataclass(frozen=True)
@@ -120,6 +141,24 @@ def shifted_templates(batch: Batch, phases: Tensor) -> Tensor:
 def rotation_entropy(marginal: Tensor) -> Tensor:
     """Entropy in nats of marginals over rotations (B, J)."""
     return torch.special.entr(marginal).sum(dim=-1)
+
+
+def most_probable(marginal: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and indices (B, RANKED) of the most probable of (B, J), filled up with the best at 0."""
+    probabilities, indices = marginal.topk(min(RANKED, marginal.shape[1]), dim=1)
+    missing = RANKED - indices.shape[1]
+    return pad(probabilities, (0, missing)), torch.cat([indices, indices[:, :1].expand(-1, missing)], dim=1)
+
+
+def mean_shifts(joint: Tensor, shifts: Tensor, rotations: Tensor) -> Tensor:
+    """Mean shift (B, R, 2) at some rotations (B, R); it is finer than the grid of shifts.
+
+    ``joint`` (B, S, J) is the posterior over shifts (B, S, 2) and all rotations.
+    """
+    at = joint.gather(2, rotations[:, None, :].expand(-1, joint.shape[1], -1))
+    # A rotation without any probability in this precision has no mean shift but 0.
+    weights = at / at.sum(dim=1, keepdim=True).clamp(min=torch.finfo(at.dtype).tiny)
+    return torch.bmm(weights.transpose(1, 2), shifts)
 
 
 @dataclass

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from cryograd.model.projection import Projector
-from cryograd.pose.posterior import Batch, Cells, Local, Poses, evaluate_local, rotation_entropy
+from cryograd.pose.posterior import (
+    Batch,
+    Cells,
+    Local,
+    Poses,
+    evaluate_local,
+    mean_shifts,
+    most_probable,
+    rotation_entropy,
+)
 from cryograd.pose.proposal import Annealing, Draw, Remembered, draw, propose, remember
 from cryograd.pose.quadrature import PoseGrid
 from cryograd.rotations import FloatArray
@@ -149,19 +158,20 @@ def evaluate_sampled(
 
 
 def _poses(batch: Batch, cells: Cells, local: Local, log_count: Tensor) -> Poses:
-    """Best pose, evidence and entropy of one image.
+    """Best poses, evidence and entropy of one image.
 
     ``log_count`` (1, M) is the log of how many rotations of the quadrature each drawn one stands for.
     """
     rotation = local.joint.sum(dim=1)
-    best = int((rotation.log() - log_count).argmax())
-    shift = local.joint[:, :, best] / rotation[:, best]
+    probabilities, best = most_probable(rotation * (-log_count).exp())
     return Poses(
-        cells.rotations[:, best],
-        (shift[:, :, None] * cells.shifts).sum(dim=1),
+        cells.rotations[:, best[0]],
+        mean_shifts(local.joint, cells.shifts, best),
+        probabilities,
         local.log_evidence + batch.log_norm,
         rotation_entropy(rotation) + (rotation * log_count).sum(dim=1),
-        rotation[:, best] / log_count[:, best].exp(),
+        # Each of the rotations that one stands for has its share.
+        1.0 / (rotation.square() * (-log_count).exp()).sum(dim=1),
     )
 
 
