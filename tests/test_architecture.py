@@ -27,7 +27,7 @@ LAYERS = [
     {"state"},
     {"setup"},
     {"minibatch"},
-    {"prepare"},
+    {"prepare", "halves"},
     {"reconstruct", "refine"},
     {"checkpoint", "inspection"},
     {"report"},

@@ -14,7 +14,8 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
-from cryograd.refine import MARGIN, Halves, Plan, half_sets, prepare, refine
+from cryograd.halves import MARGIN, Halves, Plan, half_sets, prepare
+from cryograd.refine import refine
 from cryograd.solvers.incremental import quadratic_bytes
 from cryograd.validation.fsc import fsc, resolution_at
 
@@ -79,7 +80,7 @@ def test_reaches_high_resolution_from_a_blurred_map(
     assert half_map > 0.85 * resolution(final)
     radii = [row["radius"] for row in final.history]
     assert radii == sorted(radii)
-    assert final.history[-1]["images_drawn"] == pytest.approx(passes * N, rel=0.02)
+    assert final.history[-1]["images_drawn"] == pytest.approx((passes + 1.0) * N, rel=0.02)
 
 
 def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folder: Path) -> None:
@@ -168,16 +169,16 @@ def test_halves_of_any_sizes_take_as_many_minibatches(particles: Particles, fold
 def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
     particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryograd import refine as refinement
+    from cryograd import halves
 
-    monkeypatch.setattr(refinement, "MEMORY_BYTES", 2 * 4 * quadratic_bytes(BOX, BOX / 2 - 1.0))
+    monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * 4 * quadratic_bytes(BOX, BOX / 2 - 1.0))
     _, plan, _ = prepare(particles, configuration(folder, minibatch=10))
     assert plan.minibatches == 3
 
 
 def test_a_step_falls_in_the_last_pass_alone() -> None:
-    plan = Plan(2.0, 5, 4.0, 15.0, True)
+    plan = Plan(2.0, 5, 3, 4.0, 15.0, True)
     assert [plan.rate(i) for i in range(6)] == [1.0] * 6
     assert plan.rate(9) == pytest.approx(1.0 / 2.2)
-    assert Plan(0.5, 10, 4.0, 15.0, True).rate(0) == 1.0
-    assert Plan(2.0, 5, 4.0, 15.0, False).rate(9) == 1.0
+    assert Plan(0.5, 10, 3, 4.0, 15.0, True).rate(0) == 1.0
+    assert Plan(2.0, 5, 3, 4.0, 15.0, False).rate(9) == 1.0

@@ -29,8 +29,9 @@ from cryograd.config import Abinitio, Refine
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles, read_particles
 from cryograd.data.simulate import density_diameter
+from cryograd.halves import Halves
 from cryograd.reconstruct import abinitio
-from cryograd.refine import Halves, refine
+from cryograd.refine import refine
 from cryograd.state import full_volume
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
@@ -186,7 +187,7 @@ def rows_of(problem: Problem, start: Path, solver: Any, options: argparse.Namesp
         began = time.process_time(), time.perf_counter()
         halves = next(run, None)
         cpu, wall = cpu + time.process_time() - began[0], wall + time.perf_counter() - began[1]
-        if halves is None:
+        if halves is None or halves.stage == "poses":
             return
         passes = halves.history[-1]["images_drawn"] / len(problem.particles)
         if passes < scored + 1.0 / SCORED - 1e-6:

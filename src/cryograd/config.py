@@ -118,6 +118,9 @@ class ParticleRun(Command):
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
     threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
+    checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
+    resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
+    json_output: bool = _json_option()
 
 
 class Abinitio(ParticleRun):
@@ -146,22 +149,39 @@ class Abinitio(ParticleRun):
         "Images that are kept apart; when their evidence under the map no longer grows at the final "
         "resolution, the run ends. [default: 100 for 'sagd' and 'sgd', else none]",
     )
-    checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
-    resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
-    json_output: bool = _json_option()
 
 
-class Refine(ParticleRun):
-    """Refine a map in two independent halves, from a low-pass filtered start."""
+class HalfSetRun(ParticleRun):
+    """What all refinements in two independent halves share."""
 
-    volume: Path = option(..., "Map to start from.")
+    max_resolution: PositiveFloat | None = option(None, "Finest resolution in Å to use. [default: Nyquist's]")
     solver: Literal["incremental", "preconditioned", "em"] = option(
         "incremental",
         "How the map is changed: by 'incremental' Newton steps, which carry other minibatches' gradients "
         "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'.",
     )
-    max_resolution: PositiveFloat | None = option(None, "Finest resolution in Å to use. [default: Nyquist's]")
-    passes: PositiveFloat = option(3.0, "Times that every image is used.")
+    passes: PositiveFloat = option(3.0, "Times that every image is used to change the map.")
+    top_poses: NonNegativeInt = option(
+        0, "Most probable poses of each particle to write to poses.star, at most 16.", le=16
+    )
+
+
+class Refine(HalfSetRun):
+    """Refine a map in two independent halves, from a low-pass filtered start."""
+
+    volume: Path = option(..., "Map to start from.")
+    second_volume: Path | None = option(
+        None, "Map that the second half starts from, in the frame of the first. [default: the same]"
+    )
+
+
+class Reconstruct(HalfSetRun):
+    """Reconstruct a map from a random start, and refine it in two independent halves."""
+
+    starts: PositiveInt = option(4, "Random starts, of which the best is kept.")
+    independent_halves: bool = option(
+        False, "The halves start from random volumes of their own, and are only brought into one frame."
+    )
 
 
 class Simulate(Command):

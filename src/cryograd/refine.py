@@ -1,142 +1,45 @@
 """Refinement from a map to the highest resolution, in two halves that never see each other's images.
 
-`refine` is a generator of states, as `reconstruct.abinitio` is. All that the halves share are the scalars of
+`refine` is a generator of states, as `reconstruct.abinitio` is. All that the halves share are the numbers of
 one curve, the Fourier shell correlation of their maps: how far to open the spectrum, and how much is noise.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryograd.config import Refine
-from cryograd.data.density import resample_map
-from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
-from cryograd.errors import CryogradError
-from cryograd.fourier import lowpass_volume, radius_grid
+from cryograd.fourier import radius_grid
+from cryograd.halves import Halves, Plan, prepare
 from cryograd.minibatch import minibatch, near, poses_at, renoised, whitened
-from cryograd.model.symmetry import group_matrices
-from cryograd.objective.shrinkage import LARGEST_RATIO, wiener_precision
-from cryograd.pose.memory import Memory
-from cryograd.pose.product import scoring_precision
-from cryograd.pose.proposal import Annealing
-from cryograd.pose.sampling import Sampler
-from cryograd.rotations import FloatArray
-from cryograd.setup import (
-    Setup,
-    Working,
-    corner_noise,
-    final_radius,
-    partition,
-    scaled_to_signal,
-    start_resolution,
-    working_images,
-)
-from cryograd.solvers.em import EM
-from cryograd.solvers.incremental import Incremental, quadratic_bytes
-from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import Solver
+from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
+from cryograd.setup import Setup
+from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.schedule import Step
-from cryograd.state import Candidate, PosteriorTable, State
+from cryograd.state import State
 from cryograd.validation.fsc import fsc
 
-SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Preconditioned(), "em": EM()}
-# Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
-# are open: what they hold is shrunk to what it is worth.
-RESOLVED, MARGIN = 0.143, 10.0
-# Bytes that the quadratics of all minibatches may take.
-MEMORY_BYTES = 4 * 2**30
-
-
-@dataclass(frozen=True)
-class Halves:
-    """A refinement after an iteration.
-
-    Parameters
-    ----------
-    states
-        Of the two halves; each has its own map, noise and poses.
-    history
-        One row an iteration, JSON-able.
-    """
-
-    states: tuple[State, State]
-    history: list[dict[str, Any]]
-
-    @property
-    def iteration(self) -> int:
-        """Iterations done."""
-        return self.states[0].iteration
-
-    @property
-    def volume(self) -> Tensor:
-        """Mean of the half maps, shape (W, W, W)."""
-        return 0.5 * (self.states[0].volume + self.states[1].volume)
-
-    @cached_property
-    def correlation(self) -> FloatArray:
-        """Correlation of the half maps by shell, shape (W // 2 + 1,); 0 beyond the open radius."""
-        first, second = (state.volume.double().cpu().numpy() for state in self.states)
-        shells, values = fsc(first, second)
-        # What the mask spreads there is the same in both halves and says nothing.
-        return np.where(shells <= self.states[0].radius, values, 0.0)
-
-    @property
-    def resolved(self) -> int:
-        """The last shell before the first that is not resolved."""
-        below = np.flatnonzero(self.correlation[1:] < RESOLVED)
-        return int(below[0]) if len(below) else len(self.correlation) - 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a refinement is.
-
-    Parameters
-    ----------
-    passes
-        Times that every image is used.
-    minibatches
-        Iterations of a pass.
-    start_radius, final_radius
-        Fourier pixels: what the start is cut to, and the last radius.
-    falling
-        Whether the step size falls harmonically in the last pass, for steps that are no averages themselves.
-    """
-
-    passes: float
-    minibatches: int
-    start_radius: float
-    final_radius: float
-    falling: bool
-
-    @property
-    def total(self) -> int:
-        """All iterations."""
-        return math.ceil(self.passes * self.minibatches - 1e-9)
-
-    def step(self, halves: Halves, images: int) -> Step:
-        """What the next iteration does with a minibatch of so many images."""
-        # The halves start from one map: at first they agree as far as it goes.
-        reached = self.start_radius if halves.iteration == 0 else max(halves.resolved, self.start_radius)
-        radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
-        return Step("refine", radius, self.rate(halves.iteration), images, 1)
-
-    def rate(self, iteration: int) -> float:
-        """Step size of an iteration."""
-        late = max(0, iteration - max(0, self.total - self.minibatches)) if self.falling else 0
-        return 1.0 / (1.0 + 0.3 * late)
+# Curvature that the unfiltered maps' least measured frequencies are taken to have, as a fraction of their
+# shell's mean, and conjugate gradients that solve for them.
+RIDGE, SOLUTION = 1e-3, 24
+# What the history has of both halves together.
+MEANS = ("log_evidence", "entropy", "max_probability")
+# Decimals of the shared correlation.
+DECIMALS = 6
 
 
 def refine(
-    particles: Particles, config: Refine, reading: Callable[[int, int], None] | None = None
+    particles: Particles,
+    config: Refine,
+    resume: Halves | None = None,
+    reading: Callable[[int, int], None] | None = None,
+    shared: Sequence[Sequence[float]] | None = None,
 ) -> Iterator[Halves]:
     """Refine a map.
 
@@ -146,41 +49,40 @@ def refine(
         The images and their CTFs. Half-sets that the file names are kept; poses are not looked at.
     config
         Options.
+    resume
+        A state to go on from.
     reading
         Called with the number of images read and the number of all.
+    shared
+        The correlation of each iteration, in place of the half maps' own: with another run's, one half
+        repeats that run whatever the other half is.
 
     Yields
     ------
     Halves
-        After every iteration.
+        After every iteration. The last one has unfiltered half maps, and a pose for every particle.
 
     Raises
     ------
     CryogradError
         An image, the map, the mask or an option does not fit.
     """
-    setups, plan, halves = prepare(particles, config, reading)
+    setups, plan, start = prepare(particles, config, reading)
+    halves = start if resume is None else resume.to(start.volume.device)
     while halves.iteration < plan.total:
         began = time.perf_counter()
+        step = plan.step(halves, len(setups[0].partition[0]))
+        change = partial(_assign_poses, plan) if step.stage == "poses" else _optimise
         ratio = _noise_to_signal(halves)
         first, second = (
-            _advance(setup, state, plan.step(halves, len(setup.partition[0])), ratio)
-            for setup, state in zip(setups, halves.states, strict=True)
+            change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
         )
-        halves = Halves((first, second), halves.history)
-        row = {
-            "iteration": halves.iteration,
-            "radius": first.radius,
-            "resolved": halves.resolved,
-            "images_drawn": first.images_drawn + second.images_drawn,
-            "correlation": [round(float(c), 4) for c in halves.correlation],
-            "seconds": time.perf_counter() - began,
-        }
-        halves = replace(halves, history=[*halves.history, row])
+        given = None if shared is None else shared[halves.iteration]
+        halves = _together(halves, (first, second), time.perf_counter() - began, given)
         yield halves
 
 
-def _advance(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+def _optimise(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch."""
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
@@ -199,6 +101,65 @@ def _advance(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     return following
 
 
+def _assign_poses(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+    """One half with the poses of its next particles at its final map.
+
+    What they say of the map at all frequencies is added up. When all have been seen the map becomes
+    the minimum of the sum, without a filter or a mask.
+    """
+    del ratio
+    number = state.iteration - plan.optimisation
+    indices = np.array_split(setup.train, plan.chunks)[number]
+    likelihood = setup.likelihood(step.radius)
+    batch, _ = whitened(setup, state, indices, likelihood.disc)
+    found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
+    local = near(setup, state, step, likelihood, found, batch, (number, plan.chunks))
+    seen = Quadratic.of(local, state.volume, len(indices) / len(setup.train))
+    before = state.candidates[0].solver
+    if number and isinstance(before, IncrementalState) and before.total is not None:
+        seen = before.total + seen
+    volume = state.volume
+    if number == plan.chunks - 1:
+        local = replace(local, precision=lambda curvature: RIDGE * shell_means(curvature))
+        volume = volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
+    candidate = replace(state.candidates[0], volume=volume, solver=IncrementalState((), seen))
+    table = state.posterior.updated(indices, found.poses)
+    return state.following(step, found.poses, (candidate,), state.noise, table, len(indices))
+
+
+def _together(
+    before: Halves, states: tuple[State, State], seconds: float, given: Sequence[float] | None
+) -> Halves:
+    """The halves after an iteration, with its row in the history."""
+    first, second = states
+    rows = [state.history[-1] for state in states]
+    halves = Halves(states, before.start_radius, before.history)
+    correlation = list(halves.correlation) if first.stage == "poses" else _correlation(first, second)
+    row = {name: 0.5 * (rows[0][name] + rows[1][name]) for name in MEANS} | {
+        "iteration": halves.iteration,
+        "stage": first.stage,
+        "radius": first.radius,
+        "images_drawn": first.images_drawn + second.images_drawn,
+        **{
+            key: 0.5 * (rows[0][key] + rows[1][key]) for key in ("log_evidence", "entropy", "max_probability")
+        },
+        "noise": [row["noise"] for row in rows],
+        "correlation": list(correlation if given is None else given),
+        "seconds": {first.stage: seconds},
+    }
+    halves = replace(halves, history=[*before.history, row])
+    row["resolution"] = halves.resolution
+    return halves
+
+
+def _correlation(first: State, second: State) -> list[float]:
+    """Correlation of the half maps by shell, shape (W // 2 + 1,); 0 beyond the open radius."""
+    maps = (state.volume.double().cpu().numpy() for state in (first, second))
+    shells, values = fsc(*maps)
+    # What the mask spreads there is the same in both halves and says nothing.
+    return np.where(shells <= first.radius, values, 0.0).round(DECIMALS).tolist()
+
+
 def _noise_to_signal(halves: Halves) -> Tensor:
     """Ratio of noise to signal of a half map at each coefficient, (W, W, W//2 + 1): (1 − FSC)/FSC."""
     mask = halves.states[0].mask
@@ -207,107 +168,3 @@ def _noise_to_signal(halves: Halves) -> Tensor:
     shell = radius_grid(len(mask), 3, mask.device).round().long()
     # The corners of the box beyond Nyquist are never open.
     return ratio[shell.clamp(max=len(ratio) - 1)]
-
-
-def prepare(
-    particles: Particles, config: Refine, reading: Callable[[int, int], None] | None = None
-) -> tuple[tuple[Setup, Setup], Plan, Halves]:
-    """Read the images and the map, and make everything that the first iteration needs."""
-    start = particles.extent / start_resolution(particles.extent, config)
-    # The working box holds Nyquist's radius and one Fourier pixel more.
-    nyquist = particles.extent / particles.nyquist - 1.0
-    final = final_radius(particles, config, nyquist, nyquist)
-    working = working_images(particles, config, final, reading)
-    members = half_sets(particles, config.seed)
-    solver = SOLVERS[config.solver]
-    minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
-    plan = Plan(config.passes, minibatches, start, final, config.solver == "preconditioned")
-    setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
-    density = _start(working, config, start)
-    states = tuple(_first_state(working, setup, plan, density) for setup in setups)
-    return (setups[0], setups[1]), plan, Halves((states[0], states[1]), [])
-
-
-def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> int:
-    """Iterations of a pass: fewer than asked for where all minibatches' quadratics took too much memory."""
-    if solver.takes == "all":
-        return 1
-    wanted = math.ceil(images / config.minibatch)
-    if not isinstance(solver, Incremental):
-        return wanted
-    # Two halves, and a sum in each.
-    most = int(MEMORY_BYTES // (2 * quadratic_bytes(size, radius))) - 1
-    return max(1, min(wanted, most))
-
-
-def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Particles of the two half-sets: those that the file names, or two random halves."""
-    half = particles.half_set
-    if half is None:
-        half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
-    first, second = (np.flatnonzero(half == number) for number in (1, 2))
-    if len(first) == 0 or len(second) == 0 or len(first) + len(second) < len(particles):
-        raise CryogradError(
-            "the half-sets are not 1 and 2 with particles in both",
-            particles.source,
-            "correct or remove the column rlnRandomSubset",
-        )
-    return first, second
-
-
-def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, plan: Plan) -> Setup:
-    group = group_matrices(config.symmetry)
-    return Setup(
-        working.images,
-        working.max_shift,
-        solver,
-        config.seed,
-        config.symmetry,
-        group,
-        scoring_precision(working.images.device.type),
-        Sampler(Annealing(period=0), config.samples, group) if config.proposal == "importance" else None,
-        mine,
-        partition(mine, plan.minibatches, config.seed),
-        False,
-    )
-
-
-def _start(working: Working, config: Refine, radius: float) -> Tensor:
-    """The given map at the working sampling, low-pass filtered."""
-    density, pixel = read_map(config.volume)
-    size, extent = working.images.size, working.images.extent
-    if abs(len(density) * pixel - extent) > 0.01 * extent:
-        raise CryogradError(
-            f"the map's box is {len(density) * pixel:.1f} Å, the particles' is {extent:.1f} Å",
-            config.volume,
-            "give a map in the particles' box",
-        )
-    resampled = resample_map(density, pixel, size, extent / size)
-    volume = lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
-    if not volume.any():
-        raise CryogradError("the map is empty inside the mask", config.volume, "give a map with density")
-    return volume
-
-
-def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor) -> State:
-    """The map scaled to a half's own images, and the noise in them."""
-    n, extent = len(working.images.particles), working.images.extent
-    noise = corner_noise(working.images, working.radius, setup.train)
-    rng = np.random.default_rng([setup.seed, 3])
-    volume = scaled_to_signal(setup, noise, density, plan.start_radius, rng)
-    return State(
-        0,
-        plan.total,
-        "refine",
-        plan.start_radius,
-        extent / plan.start_radius,
-        (Candidate(volume, setup.solver.init(volume), None, None, -math.inf),),
-        working.mask,
-        extent,
-        noise,
-        0,
-        [],
-        PosteriorTable.empty(n),
-        setup.symmetry,
-        Memory.empty(n if setup.sampler is not None else 0),
-    )

@@ -33,6 +33,31 @@ class Quadratic:
     curvature: Tensor
     linear: Tensor
 
+    @staticmethod
+    def of(local: Local, volume: Tensor, share: float) -> "Quadratic":
+        """What a minibatch with a share of the images says near the volume that it was evaluated at."""
+        linear = local.normal(local.weights, volume) - local.gradient
+        return Quadratic(1.0, local.weights, local.curvature, linear) * share
+
+    def newton_step(
+        self, volume: Tensor, local: Local, floor: float, iterations: int, tolerance: float
+    ) -> Tensor:
+        """d with V − d the minimum of the mean over the images and the prior, by conjugate gradients."""
+        every = self * (1.0 / self.share)
+        precision = local.precision(every.curvature)
+        inverse = inverse_curvature(every.curvature + precision, local.spectrum, floor)
+
+        def hessian(v: Tensor) -> Tensor:
+            return local.normal(every.weights, v) + local.prior(precision, v)
+
+        return conjugate_gradient(
+            hessian,
+            hessian(volume) - every.linear,
+            lambda residual: local.spectrum.scaled(residual, inverse),
+            iterations,
+            tolerance,
+        )
+
     def __add__(self, other: "Quadratic") -> "Quadratic":
         return Quadratic(
             self.share + other.share,
@@ -106,27 +131,13 @@ class Incremental:
     def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
         """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
         number, minibatches = local.minibatch
-        linear = local.normal(local.weights, volume) - local.gradient
-        seen = Quadratic(1.0, local.weights, local.curvature, linear) * (1.0 / minibatches)
-        state = state.replaced(number, minibatches, seen)
-        assert state.total is not None
-        every = state.total * (1.0 / state.total.share)
-        mean = float(every.curvature[local.spectrum.open].mean())
+        state = state.replaced(number, minibatches, Quadratic.of(local, volume, 1.0 / minibatches))
+        total = state.total
+        assert total is not None
+        mean = float(total.curvature[local.spectrum.open].mean()) / total.share
         if mean == 0.0:
             return Move(volume, state, 0.0)
-        precision = local.precision(every.curvature)
-        inverse = inverse_curvature(every.curvature + precision, local.spectrum, self.floor)
-
-        def hessian(v: Tensor) -> Tensor:
-            return local.normal(every.weights, v) + local.prior(precision, v)
-
-        step = conjugate_gradient(
-            hessian,
-            hessian(volume) - every.linear,
-            lambda residual: local.spectrum.scaled(residual, inverse),
-            self.iterations,
-            self.tolerance,
-        )
+        step = total.newton_step(volume, local, self.floor, self.iterations, self.tolerance)
         return Move(volume - local.rate * step, state, local.rate / mean)
 
 

@@ -1,0 +1,294 @@
+"""What a refinement in two half-sets derives from its input, and what it is after an iteration."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryograd.config import Refine
+from cryograd.data.density import resample_map
+from cryograd.data.mrc import read_map
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.fourier import lowpass_volume
+from cryograd.model.symmetry import group_matrices
+from cryograd.pose.memory import Memory
+from cryograd.pose.product import scoring_precision
+from cryograd.pose.proposal import Annealing
+from cryograd.pose.sampling import Sampler
+from cryograd.rotations import FloatArray
+from cryograd.setup import (
+    Setup,
+    Working,
+    corner_noise,
+    final_radius,
+    partition,
+    scaled_to_signal,
+    start_resolution,
+    working_images,
+)
+from cryograd.solvers.em import EM
+from cryograd.solvers.incremental import Incremental, quadratic_bytes
+from cryograd.solvers.preconditioned import Preconditioned
+from cryograd.solvers.protocol import Solver
+from cryograd.solvers.schedule import Step
+from cryograd.state import Candidate, PosteriorTable, State
+
+SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Preconditioned(), "em": EM()}
+# Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
+# are open: what they hold is shrunk to what it is worth.
+RESOLVED, MARGIN = 0.143, 10.0
+# Bytes that the quadratics of all minibatches may take.
+MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A refinement after an iteration.
+
+    Parameters
+    ----------
+    states
+        Of the two halves; each has its own map, noise and poses.
+    start_radius
+        Fourier pixels up to which both start from one map.
+    history
+        One row an iteration, JSON-able.
+    """
+
+    states: tuple[State, State]
+    start_radius: float
+    history: list[dict[str, Any]]
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.states[0].iteration
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations to be done in all."""
+        return self.states[0].total_iterations
+
+    @property
+    def stage(self) -> str:
+        """``refine`` or ``poses``."""
+        return self.states[0].stage
+
+    @property
+    def resolution(self) -> float:
+        """Å that the half maps have reached."""
+        return self.states[0].extent / max(self.resolved, self.start_radius)
+
+    @property
+    def volume(self) -> Tensor:
+        """Mean of the half maps, shape (W, W, W)."""
+        return 0.5 * (self.states[0].volume + self.states[1].volume)
+
+    @cached_property
+    def correlation(self) -> FloatArray:
+        """Correlation of the half maps by shell, shape (W // 2 + 1,), which is all that they share."""
+        if self.history:
+            return np.array(self.history[-1]["correlation"])
+        # They start from one map.
+        shells = np.arange(len(self.states[0].mask) // 2 + 1)
+        return (shells <= self.start_radius).astype(np.float64)
+
+    @property
+    def resolved(self) -> int:
+        """The last shell before the first that is not resolved."""
+        below = np.flatnonzero(self.correlation[1:] < RESOLVED)
+        return int(below[0]) if len(below) else len(self.correlation) - 1
+
+    @property
+    def members(self) -> np.ndarray:
+        """Half-set of each particle, 1 or 2, shape (n,)."""
+        return np.where(self.states[0].posterior.visited, 1, 2)
+
+    @property
+    def posterior(self) -> PosteriorTable:
+        """The latest posterior of every particle in its own half."""
+        first, second = (vars(state.posterior) for state in self.states)
+        upper = self.states[1].posterior.visited
+        columns = {name: first[name].copy() for name in first}
+        for name, values in columns.items():
+            values[upper] = second[name][upper]
+        return PosteriorTable(**columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors on the CPU and plain data, for `torch.save`."""
+        states = [state.state_dict() for state in self.states]
+        return {"states": states, "start_radius": self.start_radius, "history": self.history}
+
+    @staticmethod
+    def from_state_dict(saved: dict[str, Any]) -> "Halves":
+        """Undo `state_dict`, on the CPU."""
+        first, second = (State.from_state_dict(state) for state in saved["states"])
+        return Halves((first, second), saved["start_radius"], saved["history"])
+
+    def to(self, device: torch.device) -> "Halves":
+        """The halves with their tensors on a device."""
+        first, second = (state.to(device) for state in self.states)
+        return Halves((first, second), self.start_radius, self.history)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a refinement is.
+
+    Parameters
+    ----------
+    passes
+        Times that every image is used to change the map.
+    minibatches, chunks
+        Iterations of such a pass, and of the last one for the poses and the unfiltered maps.
+    start_radius, final_radius
+        Fourier pixels: what the start is cut to, and the last radius.
+    falling
+        Whether the step size falls harmonically in the last pass, for steps that are no averages themselves.
+    """
+
+    passes: float
+    minibatches: int
+    chunks: int
+    start_radius: float
+    final_radius: float
+    falling: bool
+
+    @property
+    def optimisation(self) -> int:
+        """Iterations that change the map."""
+        return math.ceil(self.passes * self.minibatches - 1e-9)
+
+    @property
+    def total(self) -> int:
+        """All iterations."""
+        return self.optimisation + self.chunks
+
+    def step(self, halves: Halves, images: int) -> Step:
+        """What the next iteration does with a minibatch of so many images."""
+        if halves.iteration >= self.optimisation:
+            return Step("poses", self.final_radius, 0.0, images, 1)
+        reached = max(halves.resolved, self.start_radius)
+        radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
+        return Step("refine", radius, self.rate(halves.iteration), images, 1)
+
+    def rate(self, iteration: int) -> float:
+        """Step size of an iteration that changes the map."""
+        late = max(0, iteration - max(0, self.optimisation - self.minibatches)) if self.falling else 0
+        return 1.0 / (1.0 + 0.3 * late)
+
+
+def prepare(
+    particles: Particles, config: Refine, reading: Callable[[int, int], None] | None = None
+) -> tuple[tuple[Setup, Setup], Plan, Halves]:
+    """Read the images and the map, and make everything that the first iteration needs."""
+    start = particles.extent / start_resolution(particles.extent, config)
+    # The working box holds Nyquist's radius and one Fourier pixel more.
+    nyquist = particles.extent / particles.nyquist - 1.0
+    final = final_radius(particles, config, nyquist, nyquist)
+    working = working_images(particles, config, final, reading)
+    members = half_sets(particles, config.seed)
+    solver = SOLVERS[config.solver]
+    minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
+    chunks = math.ceil(max(map(len, members)) / config.minibatch)
+    falling = config.solver == "preconditioned"
+    plan = Plan(config.passes, minibatches, chunks, start, final, falling)
+    setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
+    maps = (config.volume, config.second_volume or config.volume)
+    states = tuple(
+        _first_state(working, setup, plan, _start(working, path, start), config.top_poses)
+        for setup, path in zip(setups, maps, strict=True)
+    )
+    return (setups[0], setups[1]), plan, Halves((states[0], states[1]), start, [])
+
+
+def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> int:
+    """Iterations of a pass: fewer than asked for where all minibatches' quadratics took too much memory."""
+    if solver.takes == "all":
+        return 1
+    wanted = math.ceil(images / config.minibatch)
+    if not isinstance(solver, Incremental):
+        return wanted
+    # Two halves, and a sum in each.
+    most = int(MEMORY_BYTES // (2 * quadratic_bytes(size, radius))) - 1
+    return max(1, min(wanted, most))
+
+
+def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Particles of the two half-sets: those that the file names, or two random halves."""
+    half = particles.half_set
+    if half is None:
+        half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
+    first, second = (np.flatnonzero(half == number) for number in (1, 2))
+    if len(first) == 0 or len(second) == 0 or len(first) + len(second) < len(particles):
+        raise CryogradError(
+            "the half-sets are not 1 and 2 with particles in both",
+            particles.source,
+            "correct or remove the column rlnRandomSubset",
+        )
+    return first, second
+
+
+def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, plan: Plan) -> Setup:
+    group = group_matrices(config.symmetry)
+    return Setup(
+        working.images,
+        working.max_shift,
+        solver,
+        config.seed,
+        config.symmetry,
+        group,
+        scoring_precision(working.images.device.type),
+        Sampler(Annealing(period=0), config.samples, group) if config.proposal == "importance" else None,
+        mine,
+        partition(mine, plan.minibatches, config.seed),
+        False,
+    )
+
+
+def _start(working: Working, path: Path, radius: float) -> Tensor:
+    """The given map at the working sampling, low-pass filtered."""
+    density, pixel = read_map(path)
+    size, extent = working.images.size, working.images.extent
+    if abs(len(density) * pixel - extent) > 0.01 * extent:
+        raise CryogradError(
+            f"the map's box is {len(density) * pixel:.1f} Å, the particles' is {extent:.1f} Å",
+            path,
+            "give a map in the particles' box",
+        )
+    resampled = resample_map(density, pixel, size, extent / size)
+    volume = lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
+    if not volume.any():
+        raise CryogradError("the map is empty inside the mask", path, "give a map with density")
+    return volume
+
+
+def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor, ranked: int) -> State:
+    """The map scaled to a half's own images, and the noise in them."""
+    n, extent = len(working.images.particles), working.images.extent
+    noise = corner_noise(working.images, working.radius, setup.train)
+    rng = np.random.default_rng([setup.seed, 3])
+    volume = scaled_to_signal(setup, noise, density, plan.start_radius, rng)
+    return State(
+        0,
+        plan.total,
+        "refine",
+        plan.start_radius,
+        extent / plan.start_radius,
+        (Candidate(volume, setup.solver.init(volume), None, None, -math.inf),),
+        working.mask,
+        extent,
+        noise,
+        0,
+        [],
+        PosteriorTable.empty(n, max(1, ranked)),
+        setup.symmetry,
+        Memory.empty(n if setup.sampler is not None else 0),
+    )
