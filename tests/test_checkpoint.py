@@ -14,9 +14,10 @@ def state() -> dict[str, object]:
 
 def test_a_checkpoint_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint" / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 12.5, "digest"))
+    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 12.5, "digest"))
     found = checkpoint.load(path)
     assert found.wall_seconds == 12.5
+    assert (found.engine, found.log, found.images) == (1, [{"row": 1}], "digest")
     assert found.state["iteration"] == 7
     assert found.state["history"] == [{"a": 1.5, "b": "x"}]
     assert torch.equal(found.state["volume"], torch.arange(8.0).reshape(2, 2, 2))
@@ -26,7 +27,7 @@ def test_a_failure_while_saving_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
+    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
 
     def full_disk(contents: object, file: object) -> None:
         file.write(b"half")  # pyright: ignore[reportAttributeAccessIssue]
@@ -34,7 +35,7 @@ def test_a_failure_while_saving_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, Checkpoint(state(), 2.0, "digest"))
+        checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 2.0, "digest"))
     monkeypatch.undo()
     assert checkpoint.load(path).wall_seconds == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
@@ -47,7 +48,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 def test_a_truncated_checkpoint_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
+    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CryogradError, match="broken"):
         checkpoint.load(path)
@@ -69,7 +70,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "state.pt"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 99)
-        checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
+        checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
     with pytest.raises(CryogradError, match="format 99"):
         checkpoint.load(path)
 
@@ -78,3 +79,11 @@ def test_checkpoints_are_due_at_once_and_then_at_intervals() -> None:
     times = iter([100.0, 110.0, 159.9, 160.0, 161.0])
     schedule = Schedule(60.0, clock=lambda: next(times))
     assert [schedule.due() for _ in range(5)] == [True, False, False, True, False]
+
+
+def test_checkpoints_that_take_long_are_due_less_often() -> None:
+    times = iter([0.0, 61.0, 199.0, 200.0])
+    schedule = Schedule(60.0, clock=lambda: next(times))
+    assert schedule.due()
+    schedule.took(10.0)
+    assert [schedule.due() for _ in range(3)] == [False, False, True]

@@ -6,7 +6,7 @@ A checkpoint is one file of tensors and plain data. Loading it runs no code that
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from cryograd import __version__
 from cryograd.atomic import replacing
 from cryograd.errors import CryogradError
 
+# Share of a run's time that checkpoints may take.
+SHARE = 0.05
 # Raised when what is stored changes its meaning.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,21 @@ class Checkpoint:
 
     Parameters
     ----------
+    engine
+        Number of the engine that was running, of those that follow each other in a run.
     state
-        The engine's state: tensors and plain data.
+        Its state: tensors and plain data; empty before the first.
+    log
+        The rows of the engines before it.
     wall_seconds
         Time that the run has taken so far.
     images
         Digest of the particles' images.
     """
 
+    engine: int
     state: dict[str, Any]
+    log: list[dict[str, Any]]
     wall_seconds: float
     images: str
 
@@ -58,8 +66,7 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-        found, state, seconds = contents["format"], contents["state"], contents["wall_seconds"]
-        images = contents.get("images", "")
+        found = contents["format"]
     except FileNotFoundError:
         raise CryogradError("there is no checkpoint", path, "start the run again in a new folder") from None
     # torch.load raises whatever its zip and pickle readers raise.
@@ -74,17 +81,17 @@ def load(path: Path) -> Checkpoint:
             path,
             f"continue it with cryograd {contents.get('version', 'of its time')}",
         )
-    return Checkpoint(state, seconds, images)
+    return Checkpoint(**{field.name: contents[field.name] for field in fields(Checkpoint)})
 
 
 @dataclass
 class Schedule:
-    """When to save: at once, and then whenever some time has passed.
+    """When to save: at once, and then whenever some time has passed, large checkpoints less often.
 
     Parameters
     ----------
     seconds
-        Time between checkpoints.
+        Time between checkpoints; 0 for one after every iteration, however long it takes.
     clock
         Monotonic time in seconds.
     """
@@ -92,11 +99,17 @@ class Schedule:
     seconds: float
     clock: Callable[[], float] = time.monotonic
     _last: float | None = field(default=None, init=False)
+    _took: float = field(default=0.0, init=False)
 
     def due(self) -> bool:
         """Whether to save now; the caller then saves."""
         now = self.clock()
-        if self._last is not None and now - self._last < self.seconds:
+        wait = max(self.seconds, self._took / SHARE) if self.seconds else 0.0
+        if self._last is not None and now - self._last < wait:
             return False
         self._last = now
         return True
+
+    def took(self, seconds: float) -> None:
+        """Tell how long saving took."""
+        self._took = seconds

@@ -9,12 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from cryograd.state import State
+    from cryograd.cli.run import Yielded
 
 _STAGES = {
     "starts": "choosing a start",
     "march": "adding resolution",
     "settle": "settling",
+    "refine": "refining",
     "poses": "final poses",
 }
 
@@ -61,7 +62,7 @@ class Progress:
         """Show how many images have been read."""
         self._bar.update(self._task, completed=done, total=total)
 
-    def show(self, state: "State") -> None:
+    def show(self, state: "Yielded") -> None:
         """Show an iteration."""
         self._bar.update(
             self._task,

@@ -18,7 +18,8 @@ def course(log: list[dict[str, Any]]) -> str:
     figure = new_figure(9.0, 5.2)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.0, 1.3, 1.0))
     resolution, evidence, entropy = panels
-    iteration = [row["iteration"] for row in log]
+    # A run's engines count from one each.
+    iteration = list(range(1, len(log) + 1))
     resolution.step(iteration, [row["resolution"] for row in log], where="post", color=ACCENT)
     resolution.set_ylabel("resolution (Å)")
     resolution.invert_yaxis()
@@ -53,9 +54,9 @@ def _smooth(values: FloatArray, width: int) -> FloatArray:
 
 def _mark_stages(axes: Axes, log: list[dict[str, Any]]) -> None:
     """Vertical line where a stage of the run begins."""
-    for before, row in pairwise(log):
+    for iteration, (before, row) in enumerate(pairwise(log), start=2):
         if before["stage"] != row["stage"]:
-            axes.axvline(row["iteration"], color=MUTED, lw=0.7, ls=":")
+            axes.axvline(iteration, color=MUTED, lw=0.7, ls=":")
 
 
 def fourier_shells(comparison: dict[str, Any]) -> str:
