@@ -17,6 +17,7 @@ from cryograd.data.star import write_particles_star, write_star
 from cryograd.rotations import angular_distance, random_rotations
 
 Maker = Callable[..., Path]
+COLUMNS = ["rlnImageName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 
 
 def relion_30(folder: Path, shared_data: Path) -> Path:
@@ -149,6 +150,25 @@ def test_every_row_and_column_is_carried(make_star: Maker, tmp_path: Path) -> No
     assert not {"rlnOriginX", "rlnOriginY"} & set(table)
     with pytest.raises(ValueError, match="cryogradScore"):
         write_particles_star(tmp_path / "out.star", read_particles(path), columns={"cryogradScore": [1]})
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, [*COLUMNS, "rlnCtfScalefactor"], COLUMNS[:3]])
+def test_refined_ctfs_survive_a_round_trip(make_star: Maker, tmp_path: Path, columns: list[str]) -> None:
+    values = ["9000", "30", "0.7"][: len(columns) - 3]
+    rows = [" ".join([f"{i}@a.mrcs 1 {10000 + i}", *values]) for i in (1, 2, 3, 4)]
+    particles = read_particles(make_star(columns, rows))
+    rng = np.random.default_rng(2)
+    change, scale = rng.normal(0.0, 300.0, 4), rng.uniform(0.5, 2.0, 4)
+    refined = particles.with_ctf(particles.defocus_u + change, particles.defocus_v + change, scale)
+    write_particles_star(tmp_path / "out.star", refined)
+    again = read_particles(tmp_path / "out.star")
+    np.testing.assert_array_equal(again.defocus_u, refined.defocus_u)
+    np.testing.assert_array_equal(again.defocus_v, refined.defocus_v)
+    np.testing.assert_array_equal(again.scale, scale)
+    np.testing.assert_allclose(again.astigmatism_angle, particles.astigmatism_angle)
+    assert np.abs(again.defocus_u - particles.defocus_u).min() > 1.0
+    # Of the particles in another order too.
+    np.testing.assert_array_equal(refined.select([2, 0]).table["rlnDefocusU"], refined.defocus_u[[2, 0]])
 
 
 def test_replaced_pixel_size_is_written(make_star: Maker, tmp_path: Path) -> None:

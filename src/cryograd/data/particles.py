@@ -117,6 +117,12 @@ class Particles:
         selected = {name: None if value is None else value[chosen] for name, value in values.items()}
         return replace(self, **selected, table=self.table.iloc[chosen].reset_index(drop=True))
 
+    def with_ctf(self, defocus_u: FloatArray, defocus_v: FloatArray, scale: FloatArray) -> "Particles":
+        """The same particles with other underfocus values in Å and CTF scales, which writers carry too."""
+        columns = {"rlnDefocusU": defocus_u, "rlnDefocusV": defocus_v, "rlnCtfScalefactor": scale}
+        table = self.table.assign(**columns)
+        return replace(self, defocus_u=defocus_u, defocus_v=defocus_v, scale=scale, table=table)
+
     def images(self, indices: ArrayLike) -> NDArray[np.float32]:
         """Read images with bright protein, shape (b, box, box).
 
