@@ -70,6 +70,11 @@ def ctf(
     return value.float()
 
 
+def defocus_rate(frequencies: Tensor, wavelength: float) -> Tensor:
+    """Radians κ = πλ|k|² (K,) by which the sine's argument grows for each Å of mean underfocus, float64."""
+    return math.pi * wavelength * frequencies.double().square().sum(-1)
+
+
 def beam_tilt_phase(
     frequencies: Tensor, wavelength: float, spherical_aberration: float, beam_tilt: tuple[float, float]
 ) -> Tensor:
