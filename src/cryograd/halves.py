@@ -44,6 +44,8 @@ SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Pr
 # Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
 # are open: what they hold is shrunk to what it is worth.
 RESOLVED, MARGIN = 0.143, 10.0
+# Of the prior of an image's scale around 1.
+SCALE_WIDTH = 0.25
 # Bytes that the quadratics of all minibatches may take.
 MEMORY_BYTES = 4 * 2**30
 
@@ -250,6 +252,7 @@ def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, pl
         mine,
         partition(mine, plan.minibatches, config.seed),
         False,
+        SCALE_WIDTH,
     )
 
 

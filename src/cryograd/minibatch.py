@@ -1,14 +1,17 @@
 """What an iteration looks at: which images, whitened, at which poses, and the objective there."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from cryograd.data.cache import Loaded
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
+from cryograd.objective.ctf_refinement import best_scale
 from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
 from cryograd.pose.inference import Level, Search
-from cryograd.pose.posterior import Batch
+from cryograd.pose.posterior import Batch, Poses
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
 from cryograd.pose.sampling import Sampling
 from cryograd.setup import Setup
@@ -59,14 +62,33 @@ def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tupl
 def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -> tuple[Batch, Loaded]:
     """Load a minibatch and divide it by the noise.
 
-    Masks follow the particles' centres once these are known.
+    Masks follow the particles' centres once these are known, and CTFs have the images' scales.
     """
     margins = np.where(state.posterior.visited[indices], MASK_MARGIN, np.inf)
     loaded = setup.images.load(indices, disc, state.posterior.shifts[indices], margins)
     variance = state.noise.on_disc(disc, loaded.group)
     images = loaded.images * variance.rsqrt()
     log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)
-    return Batch(images, loaded.ctf * variance.rsqrt(), log_norm), loaded
+    scale = torch.as_tensor(scales(setup, state)[indices], dtype=torch.float32, device=images.device)
+    return Batch(images, loaded.ctf * scale[:, None] * variance.rsqrt(), log_norm), loaded
+
+
+def scales(setup: Setup, state: State) -> np.ndarray:
+    """Scale of each image's signal at its last visit, shape (n,), in the mean 1; 1 before the first."""
+    seen = state.posterior.energy > 0.0
+    found = np.ones(len(seen))
+    if setup.scale_width and seen.any():
+        fits = (torch.from_numpy(x[seen]) for x in (state.posterior.match, state.posterior.energy))
+        best = best_scale(*fits, setup.scale_width)[0].numpy()
+        # The scale of all is the map's.
+        found[seen] = best / best.mean()
+    return found
+
+
+def at_scale_one(setup: Setup, state: State, indices: np.ndarray, poses: Poses) -> Poses:
+    """Poses whose match and energy are those of CTFs without the scales that they were found with."""
+    scale = torch.as_tensor(scales(setup, state)[indices]).to(poses.match)
+    return replace(poses, match=poses.match / scale, energy=poses.energy / scale.square())
 
 
 def near(

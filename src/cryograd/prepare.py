@@ -124,6 +124,7 @@ def prepare(
         train,
         partition(train, math.ceil(len(train) / minibatch), config.seed),
         config.solver == "projection-matching",
+        0.0,
         plan,
         Improper(),
         # Not by order: files may alternate between optics groups.

@@ -17,7 +17,7 @@ from cryograd.config import Refine
 from cryograd.data.particles import Particles
 from cryograd.fourier import radius_grid
 from cryograd.halves import Halves, Plan, prepare
-from cryograd.minibatch import minibatch, near, poses_at, renoised, whitened
+from cryograd.minibatch import at_scale_one, minibatch, near, poses_at, renoised, whitened
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
 from cryograd.setup import Setup
 from cryograd.solvers.incremental import IncrementalState, Quadratic
@@ -93,7 +93,7 @@ def _optimise(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
     candidate = replace(state.candidates[0], volume=move.volume * state.mask, solver=move.state)
     noise = renoised(setup, state, found, loaded, likelihood.disc)
-    table = state.posterior.updated(indices, found.poses)
+    table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:
         state = replace(state, memory=state.memory.updated(indices, found.marginals))
     following = state.following(step, found.poses, (candidate,), noise, table, len(indices))
@@ -123,7 +123,7 @@ def _assign_poses(plan: Plan, setup: Setup, state: State, step: Step, ratio: Ten
         local = replace(local, precision=lambda curvature: RIDGE * shell_means(curvature))
         volume = volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
     candidate = replace(state.candidates[0], volume=volume, solver=IncrementalState((), seen))
-    table = state.posterior.updated(indices, found.poses)
+    table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     return state.following(step, found.poses, (candidate,), state.noise, table, len(indices))
 
 

@@ -55,6 +55,8 @@ class Setup:
         Their minibatches, for solvers that want fixed ones.
     hard
         Whether each image counts at its best pose alone.
+    scale_width
+        Standard deviation of the prior of an image's scale around 1; 0 where all have the scale 1.
     """
 
     images: ImageCache
@@ -68,6 +70,7 @@ class Setup:
     train: np.ndarray
     partition: tuple[np.ndarray, ...]
     hard: bool
+    scale_width: float
 
     def likelihood(self, radius: float) -> MarginalLikelihood:
         """The likelihood at a radius."""

@@ -130,7 +130,7 @@ class PosteriorTable:
     top_rotations, top_shifts, top_probabilities
         The R most probable rotations (n, R, 3, 3), best first, the origin offsets (n, R, 2) in Å at each, and
         their responsibilities (n, R).
-    log_evidence, entropy, effective_size
+    log_evidence, entropy, effective_size, match, energy
         Shape (n,), as in `Poses`.
     visited
         Whether the particle has been in a minibatch, shape (n,).
@@ -142,6 +142,8 @@ class PosteriorTable:
     log_evidence: np.ndarray
     entropy: np.ndarray
     effective_size: np.ndarray
+    match: np.ndarray
+    energy: np.ndarray
     visited: np.ndarray
 
     @staticmethod
@@ -153,9 +155,7 @@ class PosteriorTable:
             rotations,
             np.zeros((n, ranked, 2)),
             np.zeros((n, ranked)),
-            unknown,
-            unknown,
-            unknown,
+            *([unknown] * 5),
             np.zeros(n, dtype=bool),
         )
 

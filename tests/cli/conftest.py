@@ -88,6 +88,7 @@ class FakePosterior:
     log_evidence: np.ndarray
     entropy: np.ndarray
     max_probability: np.ndarray
+    effective_size: np.ndarray
     visited: np.ndarray
 
 
@@ -164,6 +165,7 @@ class FakeEngine:
                 rng.normal(size=n),
                 rng.uniform(0.0, 2.0, n),
                 rng.uniform(0.0, 1.0, n),
+                rng.uniform(1.0, 9.0, n),
                 np.ones(n, dtype=bool),
             )
             yield FakeState(

@@ -184,7 +184,7 @@ def test_local_statistics_and_residual_agree_with_brute_force(monkeypatch):
     monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.0)
     cells = random_cells()
     batch, local, slices, phases, _, joint = local_problem(cells)
-    statistics, residual = local_statistics(batch, cells, local)
+    statistics, fit = local_statistics(batch, cells, local)
     assert torch.equal(statistics.rotations, cells.rotations.flatten(0, 1))
     assert torch.equal(statistics.slices, slices.flatten(0, 1))
     templates = ((batch.ctf * batch.images)[:, None] * phases.conj()).to(torch.complex128)
@@ -195,8 +195,12 @@ def test_local_statistics_and_residual_agree_with_brute_force(monkeypatch):
     predicted = batch.ctf[:, None, None] * phases[:, :, None] * slices[:, None]
     misfit = (batch.images[:, None, None] - predicted).abs().square().double()
     assert torch.allclose(
-        residual.double(), torch.einsum("isj,isjk->ik", joint, misfit), rtol=1e-3, atol=1e-4
+        fit.residual.double(), torch.einsum("isj,isjk->ik", joint, misfit), rtol=1e-3, atol=1e-4
     )
+    match = (predicted.conj() * batch.images[:, None, None]).real.sum(dim=-1).double()
+    energy = predicted.abs().square().sum(dim=-1).double()
+    assert torch.allclose(fit.match.double(), (joint * match).sum(dim=(1, 2)), rtol=1e-4)
+    assert torch.allclose(fit.energy.double(), (joint * energy).sum(dim=(1, 2)), rtol=1e-4)
 
 
 def test_negligible_rotations_are_dropped_and_every_image_counts_once(monkeypatch):
@@ -262,12 +266,12 @@ def test_no_image_is_dropped_for_a_flat_posterior():
         torch.zeros(1, 1),
         torch.zeros(1, cells.shifts.shape[1]),
     )
-    statistics, residual = local_statistics(batch, cells, local)
+    statistics, fit = local_statistics(batch, cells, local)
     assert statistics.image is not None
     assert torch.bincount(statistics.image).tolist() == [1536, 1536]
     total = torch.zeros(2, len(DISC)).index_add(0, statistics.image, statistics.power)
     assert torch.allclose(total, batch.ctf.square(), rtol=1e-4)
-    assert torch.allclose(residual, batch.images.abs().square(), rtol=1e-4)
+    assert torch.allclose(fit.residual, batch.images.abs().square(), rtol=1e-4)
 
 
 def local_problem_flat(rotations):

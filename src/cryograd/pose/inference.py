@@ -14,6 +14,7 @@ from cryograd.model.shift import shift_phases
 from cryograd.pose.posterior import (
     Batch,
     Cells,
+    Fit,
     Local,
     Poses,
     Statistics,
@@ -209,6 +210,7 @@ class PoseInference:
             found.log_evidence,
             rotation_entropy(found.rotation_marginal),
             1.0 / found.rotation_marginal.square().sum(dim=1),
+            *(torch.zeros_like(found.log_evidence) for _ in range(2)),
         )
         statistics = Statistics(rotations, slices, found.cross, found.power, None)
         marginals = []
@@ -265,12 +267,12 @@ class PoseInference:
             local = self._score(grid, mine, cells, search, level.radius)
         if search.hard:
             local = local.assigned()
-        statistics, residual = local_statistics(mine, cells, local)
+        statistics, fit = local_statistics(mine, cells, local)
         marginals = []
         if search.iteration is not None:
             marginals = _remembered(cells, local.joint.sum(dim=1), local.joint.sum(dim=2), search.iteration)
-        poses = self._poses(mine, cells, search, local)
-        return Inference(statistics, search, poses, residual, marginals, points), cells
+        poses = self._poses(mine, cells, search, local, fit)
+        return Inference(statistics, search, poses, fit.residual, marginals, points), cells
 
     def _block_evidence(self, grid: Tensor, batch: Batch, cells: Cells, search: Search) -> Tensor:
         """log p(X | V) of a block of images over given candidates."""
@@ -291,7 +293,7 @@ class PoseInference:
             -0.5 * cells.shifts.square().sum(dim=-1) / search.shifts.prior_sigma**2,
         )
 
-    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local) -> Poses:
+    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local, fit: Fit) -> Poses:
         """Best poses, evidence and entropy of a block of images."""
         rotation = local.joint.sum(dim=1)
         probabilities, best = most_probable(rotation)
@@ -304,14 +306,17 @@ class PoseInference:
             local.log_evidence + batch.log_norm + weight,
             rotation_entropy(rotation),
             1.0 / rotation.square().sum(dim=1),
+            fit.match,
+            fit.energy,
         )
 
     def _infer_sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Inference:
         images = []
         for drawn, (image, found) in zip(sampling.draws, self._sampled(grid, batch, sampling), strict=True):
-            statistics, residual = local_statistics(image, found.cells, found.local)
+            statistics, fit = local_statistics(image, found.cells, found.local)
             seen = remember_drawn(found, sampling.quadrature, sampling.iteration)
-            images.append(Inference(statistics, sampling, found.poses, residual, [seen], len(drawn)))
+            poses = replace(found.poses, match=fit.match, energy=fit.energy)
+            images.append(Inference(statistics, sampling, poses, fit.residual, [seen], len(drawn)))
         return Inference.joined(images, sampling)
 
     def _sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Iterator[tuple[Batch, Sampled]]:

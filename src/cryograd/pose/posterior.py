@@ -73,6 +73,9 @@ class Poses:
         Entropy in nats of the marginal over rotations, shape (B,).
     effective_size
         1 / Σ γ² of that marginal, shape (B,).
+    match, energy
+        Re⟨X, C P V⟩ and ‖C P V‖² under the posterior, whitened, shape (B,): their ratio is the scale of the
+        image; 0 where only the shared grid was used.
     """
 
     top_rotations: Tensor
@@ -81,6 +84,8 @@ class Poses:
     log_evidence: Tensor
     entropy: Tensor
     effective_size: Tensor
+    match: Tensor
+    energy: Tensor
 
     @property
     def rotations(self) -> Tensor:
@@ -329,11 +334,25 @@ def evaluate_local(
     return Local(slices, templates, joint, evidence)
 
 
-def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statistics, Tensor]:
-    """Statistics of a block of images from their rotations that matter, and the residual's power (b, K).
+@dataclass(frozen=True)
+class Fit:
+    """How the posterior explains a block of images.
 
-    The residual's power is E|X − C P V|² / σ² under the posterior.
+    Parameters
+    ----------
+    residual
+        E|X − C P V|² / σ², shape (b, K).
+    match, energy
+        As in `Poses`, shape (b,).
     """
+
+    residual: Tensor
+    match: Tensor
+    energy: Tensor
+
+
+def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statistics, Fit]:
+    """Statistics of a block of images from their rotations that matter, and how well these fit."""
     marginal = local.joint.sum(dim=1)
     matters = marginal > (TENTH * marginal.amax(dim=1, keepdim=True)).clamp(max=NEGLIGIBLE)
     image, rotation = torch.nonzero(matters, as_tuple=True)
@@ -344,10 +363,15 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     weight = marginal[image, rotation] / kept[image]
     power = weight[:, None] * batch.ctf.square()[image]
     slices = local.slices[image, rotation]
-    squares = slices.real.square() + slices.imag.square()
-    explained = power * squares - 2.0 * (slices.conj() * cross).real
-    residual = batch.images.abs().square().index_add(0, image, explained)
-    return Statistics(cells.rotations[image, rotation], slices, cross, power, image), residual
+    energy = power * (slices.real.square() + slices.imag.square())
+    match = (slices.conj() * cross).real
+    none = torch.zeros(len(marginal), device=marginal.device)
+    fit = Fit(
+        batch.images.abs().square().index_add(0, image, energy - 2.0 * match),
+        none.index_add(0, image, match.sum(dim=1)),
+        none.index_add(0, image, energy.sum(dim=1)),
+    )
+    return Statistics(cells.rotations[image, rotation], slices, cross, power, image), fit
 
 
 def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:

@@ -172,6 +172,8 @@ def _poses(batch: Batch, cells: Cells, local: Local, log_count: Tensor) -> Poses
         rotation_entropy(rotation) + (rotation * log_count).sum(dim=1),
         # Each of the rotations that one stands for has its share.
         1.0 / (rotation.square() * (-log_count).exp()).sum(dim=1),
+        # Known once the statistics are made.
+        *(torch.zeros_like(local.log_evidence) for _ in range(2)),
     )
 
 
