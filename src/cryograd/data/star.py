@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cryograd.atomic import replacing
 from cryograd.data.optics import optics_to_row
 from cryograd.data.particles import Particles
 from cryograd.data.tables import ORIGINS_ANGSTROM, ORIGINS_PIXEL, split_image_names
@@ -160,25 +161,24 @@ def _name_groups(optics: "pd.DataFrame") -> "pd.DataFrame":
     return optics.assign(rlnOpticsGroupName=[f"opticsGroup{number}" for number in optics["rlnOpticsGroup"]])
 
 
-def write_star(path: Path, blocks: "Mapping[str, pd.DataFrame]") -> None:
-    """Write tables as the loops of a STAR file, which appears complete or not at all.
+def write_star(path: Path, blocks: "Mapping[str, pd.DataFrame | Mapping[str, float]]") -> None:
+    """Write tables as the loops, and mappings as single numbers, of a STAR file.
 
-    Unlike the starfile package it writes no date, so that the same tables give the same bytes, and numbers
-    in the shortest form that reads back the same.
+    The file appears complete or not at all. Unlike the starfile package it holds no date, so that the same
+    tables give the same bytes, and numbers in the shortest form that reads back the same.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for name, block in blocks.items():
-                file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for name, block in blocks.items():
+            file.write(f"\n# version 30001\n\ndata_{name}\n\n")
+            if isinstance(block, Mapping):
+                file.writelines(f"_{label} {value}\n" for label, value in block.items())
+            else:
+                file.write("loop_\n")
                 file.writelines(f"_{column} #{i}\n" for i, column in enumerate(block.columns, 1))
                 _quoted(block).to_csv(file, sep="\t", header=False, index=False, na_rep="nan", quoting=3)
-                file.write("\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            file.write("\n")
 
 
 def _quoted(block: "pd.DataFrame") -> "pd.DataFrame":
