@@ -1,0 +1,138 @@
+"""Gold-standard Fourier shell correlation of two half maps, corrected for what a mask adds to it.
+
+S. Chen et al., *High-resolution noise substitution to measure overfitting and validate resolution in 3D
+structure determination by single particle electron cryomicroscopy*, Ultramicroscopy 135 (2013).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cryograd.fourier import radius_grid
+from cryograd.rotations import FloatArray
+from cryograd.validation.fsc import fsc, resolution_at
+
+# Correlation of the unmasked maps below which shells are replaced by noise.
+_RANDOMISED_BELOW = 0.8
+RESOLVED = 0.143
+# Mean correlation that a mask alone may make in the shells that it adds. A mask that makes more also carries
+# signal there from shells that agree in part, which random phases do not show.
+_MASK_LIMIT = 0.15
+
+
+@dataclass(frozen=True)
+class GoldStandard:
+    """Correlations of two half maps, by shell 0 to L // 2, each of shape (L // 2 + 1,).
+
+    Parameters
+    ----------
+    box
+        Side L of the maps in voxels.
+    pixel_size
+        Å.
+    unmasked, masked
+        Of the maps as they are, and in the mask.
+    randomised
+        In the mask, of maps with random phases from shell ``randomised_from`` on: what the mask alone makes.
+    corrected
+        Of the maps in the mask, without what the mask makes; equal to ``masked`` below ``randomised_from``.
+    randomised_from
+        First shell with random phases; None where the unmasked maps agree to the last shell.
+    """
+
+    box: int
+    pixel_size: float
+    unmasked: FloatArray
+    masked: FloatArray
+    randomised: FloatArray
+    corrected: FloatArray
+    randomised_from: int | None
+
+    @property
+    def extent(self) -> float:
+        """Side of the box in Å."""
+        return self.box * self.pixel_size
+
+    @property
+    def mask_too_tight(self) -> bool:
+        """Whether the mask makes up the shells that it adds to those resolved without it, or adds none."""
+        first, last = (_first_below(values) for values in (self.unmasked, self.corrected))
+        if last <= first:
+            return last < first
+        return float(self.randomised[first:last].mean()) > _MASK_LIMIT
+
+    @property
+    def correlation(self) -> FloatArray:
+        """Correlation to believe: the corrected one, or the unmasked one where the mask is too tight."""
+        return self.unmasked if self.mask_too_tight else self.corrected
+
+    def resolution(self, threshold: float = RESOLVED) -> float | None:
+        """Resolution in Å at which `correlation` first falls below a threshold, by `resolution_at`."""
+        return resolution_at(self.correlation, threshold, self.box, self.pixel_size)
+
+
+def gold_standard(
+    first: ArrayLike, second: ArrayLike, mask: ArrayLike, pixel_size: float, seed: int
+) -> GoldStandard:
+    """Correlate two half maps unmasked, masked, masked with random phases, and corrected.
+
+    A shell in the mask has signal s, noise n and what leaks into it from shells below, l. With random phases
+    from the shell on, only l is common to the maps: F_n = l/(l + s + n). With F_t = (l + s)/(l + s + n),
+    (F_t − F_n)/(1 − F_n) = s/(s + n).
+
+    Parameters
+    ----------
+    first, second
+        Unfiltered half maps of shape (L, L, L). What a mask did to them before is not corrected.
+    mask
+        Soft mask of the same shape.
+    pixel_size
+        Å.
+    seed
+        Of the random phases.
+    """
+    halves = [np.asarray(half, dtype=np.float32) for half in (first, second)]
+    mask = np.asarray(mask, dtype=np.float32)
+    unmasked = fsc(*halves)[1]
+    masked = fsc(*(half * mask for half in halves))[1]
+    # The origin has no phase to randomise.
+    low = np.flatnonzero(unmasked[1:] < _RANDOMISED_BELOW) + 1
+    start = int(low[0]) if len(low) else None
+    randomised, corrected = masked, masked
+    if start is not None:
+        noise = (
+            randomise_phases(half, start, np.random.default_rng([seed, number]))
+            for number, half in enumerate(halves)
+        )
+        randomised = fsc(*(half * mask for half in noise))[1]
+        beyond = np.arange(len(masked)) >= start
+        corrected = np.where(beyond, _without_mask(masked, randomised), masked)
+    return GoldStandard(len(mask), pixel_size, unmasked, masked, randomised, corrected, start)
+
+
+def _first_below(correlation: FloatArray) -> int:
+    """First shell that is not resolved."""
+    below = np.flatnonzero(correlation[1:] < RESOLVED) + 1
+    return int(below[0]) if len(below) else len(correlation)
+
+
+def randomise_phases(
+    density: NDArray[np.float32], start: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A real map (L, L, L) with the same amplitudes, whose phases are random from shell ``start`` on."""
+    size = density.shape[0]
+    spectrum = np.fft.rfftn(density)
+    # The phases of a real map's transform have the symmetry that another real map needs.
+    phases = np.fft.rfftn(rng.standard_normal(density.shape, dtype=np.float32))
+    phases /= np.abs(phases)
+    beyond = np.rint(radius_grid(size, 3).numpy()) >= start
+    spectrum[beyond] = np.abs(spectrum[beyond]) * phases[beyond]
+    return np.fft.irfftn(spectrum, s=density.shape, axes=(0, 1, 2)).astype(np.float32)
+
+
+def _without_mask(masked: FloatArray, randomised: FloatArray) -> FloatArray:
+    """(F_t − F_n)/(1 − F_n), kept within −1 and 1; 0 where random phases agree fully."""
+    rest = 1.0 - randomised
+    corrected = np.divide(masked - randomised, rest, out=np.zeros_like(masked), where=rest > 0.0)
+    return np.clip(corrected, -1.0, 1.0)

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from half_maps import ball, falling, filtered, halves, molecule, shell_numbers, shell_power
+from scipy import ndimage
+
+from cryograd.data.mrc import read_map
+from cryograd.validation.fsc import fsc, resolution_at, soft_sphere
+from cryograd.validation.gold_standard import gold_standard, randomise_phases
+from cryograd.validation.masking import solvent_mask
+
+SIZE, PIXEL = 48, 3.0
+EXTENT = SIZE * PIXEL
+N = SIZE // 2 + 1
+MASK = soft_sphere(SIZE, 12, 5)
+
+
+def a_molecule():
+    """Amplitudes fall off as those of a map do, by three orders of magnitude."""
+    return filtered(molecule(SIZE, 10, 2000), np.exp(-0.012 * np.arange(2 * SIZE) ** 2))
+
+
+def in_mask(density, noise, mask):
+    """Expected correlation where the mask keeps the signal and its share of the noise."""
+    power = shell_power(density)
+    return (power / (power + noise * np.mean(mask**2)))[: len(density) // 2 + 1]
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_random_phases_keep_amplitudes_and_low_shells(size):
+    density = np.random.default_rng(0).normal(size=(size,) * 3).astype(np.float32)
+    other = randomise_phases(density, 5, np.random.default_rng(1))
+    low = shell_numbers(size) < 5
+    a, b = np.fft.rfftn(density), np.fft.rfftn(other)
+    assert other.dtype == np.float32
+    assert np.allclose(np.abs(a), np.abs(b), atol=1e-3)
+    assert np.allclose(a[low], b[low], atol=1e-3)
+    assert np.abs(fsc(density, other)[1][5:]).max() < 0.3
+
+
+@pytest.mark.parametrize("half", [9.0, 15.0])
+def test_correlations_are_those_of_the_known_signal_and_noise(half):
+    density = a_molecule()
+    wanted = falling(SIZE, half, 1.5)
+    found = []
+    for seed in range(4):
+        (first, second), noise = halves(density, wanted, seed)
+        found.append(gold_standard(first, second, MASK, PIXEL, seed))
+    expected = in_mask(density, noise, MASK)
+    assert np.allclose(np.mean([f.unmasked for f in found], axis=0)[2:], wanted[2:], atol=0.03)
+    corrected = np.mean([f.corrected for f in found], axis=0)
+    assert np.allclose(corrected[2:], expected[2:], atol=0.1)
+    assert expected[int(half)] - wanted[int(half)] > 0.2
+    assert not any(f.mask_too_tight for f in found)
+    truth = resolution_at(expected, 0.143, SIZE, PIXEL)
+    assert [f.resolution() for f in found] == pytest.approx([truth] * 4, rel=0.06)
+    assert all(f.resolution(0.5) > f.resolution() for f in found)
+
+
+def test_the_seed_decides():
+    (first, second), _ = halves(a_molecule(), falling(SIZE, 10, 2))
+    a, b, c = (gold_standard(first, second, MASK, PIXEL, seed) for seed in (3, 3, 4))
+    assert np.array_equal(a.corrected, b.corrected)
+    assert np.array_equal(a.masked, c.masked)
+    assert not np.array_equal(a.corrected, c.corrected)
+
+
+def too_tight(density, share, edge):
+    """A mask of the densest voxels with an edge of ``edge`` voxels."""
+    core = density > np.quantile(density, 1.0 - share)
+    beyond = ndimage.distance_transform_edt(~core) / edge
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip(beyond, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("half", [7.0, 10.0, 12.0])
+@pytest.mark.parametrize(("share", "edge"), [(0.02, 0.01), (0.01, 1.0), (0.01, 2.0)])
+def test_a_tight_mask_does_not_make_resolution(half, share, edge):
+    density = a_molecule()
+    mask = too_tight(density, share, edge)
+    (first, second), noise = halves(density, falling(SIZE, half, 1.5))
+    found = gold_standard(first, second, mask, PIXEL, 0)
+    # What a mask that keeps as little noise and cuts nothing would give.
+    fair = resolution_at(in_mask(density, noise, mask), 0.143, SIZE, PIXEL)
+    claimed = resolution_at(found.masked, 0.143, SIZE, PIXEL)
+    assert claimed < 0.95 * fair
+    assert found.resolution() > 0.95 * fair
+    assert found.mask_too_tight
+    assert found.resolution() == resolution_at(found.unmasked, 0.143, SIZE, PIXEL)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+@pytest.mark.parametrize("mask", [MASK, soft_sphere(SIZE, 7, 3)], ids=["fair", "small"])
+def test_noise_with_a_common_start_is_not_resolved_beyond_it(noise, mask):
+    cut = 5
+    start = filtered(molecule(SIZE, 10, 2000), np.where(np.arange(2 * SIZE) <= cut, 1.0, 0.0))
+    finest = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        pair = (start + rng.normal(0, noise * start.std(), start.shape) for _ in range(2))
+        finest.append(gold_standard(*pair, mask, PIXEL, seed).resolution())
+    # The crossing is interpolated between the last shell of the start and the next; one shell of noise may
+    # exceed 0.143 by chance.
+    assert np.median(finest) > EXTENT / (cut + 1)
+    assert min(finest) > EXTENT / (cut + 2.5)
+
+
+def test_maps_that_agree_everywhere_need_no_random_phases():
+    density = a_molecule()
+    found = gold_standard(density, density, MASK, PIXEL, 0)
+    assert found.randomised_from is None
+    assert not found.mask_too_tight
+    assert found.resolution() == pytest.approx(2 * PIXEL)
+    assert np.array_equal(found.corrected, found.masked)
+
+
+def test_noise_alone_agrees_nowhere():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, SIZE, SIZE, SIZE))
+    found = gold_standard(first, second, ball(SIZE, 15), PIXEL, 0)
+    assert found.randomised_from == 1
+    resolution = found.resolution()
+    assert resolution is None or resolution > EXTENT / 4
+
+
+@pytest.mark.realdata
+def test_an_atomic_model_in_noise(shared_data):
+    density, pixel = read_map(shared_data / "bgal-10204" / "reference_5a1a_64px.mrc")
+    (first, second), noise = halves(density, falling(64, 20, 2))
+    mask = solvent_mask((first + second) / 2, pixel, soft_sphere(64, 27, 4)).values
+    found = gold_standard(first, second, mask, pixel, 0)
+    expected = in_mask(density, noise, mask)
+    assert np.allclose(found.corrected[3:], expected[3:], atol=0.08)
+    assert found.resolution() == pytest.approx(resolution_at(expected, 0.143, 64, pixel), rel=0.02)
+    assert not found.mask_too_tight
