@@ -19,7 +19,9 @@ from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.model.symmetry import group_matrices
 from cryograd.model.voxels import FourierVoxels
-from cryograd.rotations import FloatArray, healpix_directions
+from cryograd.pose.quadrature import viewing_directions
+from cryograd.rotations import FloatArray, healpix_directions, healpix_spacing
+from cryograd.validation.anisotropy import slice_density
 from cryograd.validation.conditioning import FixedPoseHessian, whole_slice
 
 # What is looked at, at most: slices with those of the point group, and the radius in Fourier pixels.
@@ -170,18 +172,13 @@ def _convergence(hessian: FixedPoseHessian, radius: int) -> dict[str, Any]:
 
 def directions() -> FloatArray:
     """Unit vectors of the map of directions, shape (3072, 3)."""
-    rot, tilt = healpix_directions(_NSIDE).T
-    return np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=-1)
+    return viewing_directions(healpix_directions(_NSIDE))
 
 
 def _coverage(views: FloatArray, radius: float) -> FloatArray:
     """Slices within half a voxel of each direction at the radius, relative to the number if uniform."""
-    # A slice holds the directions at right angles to its view; the map's own spacing is the least width.
-    width = max(0.5 / radius, 0.5 * np.sqrt(np.pi / 3.0) / _NSIDE)
-    total = np.zeros(12 * _NSIDE**2)
-    for some in np.array_split(views, max(1, len(views) // 1000)):
-        total += (np.abs(directions() @ some.T) < width).sum(axis=1)
-    return total / (len(views) * width)
+    # The map's own spacing is the least width.
+    return slice_density(views, directions(), max(0.5 / radius, 0.5 * healpix_spacing(_NSIDE)))
 
 
 def _views(coverage: FloatArray) -> dict[str, Any]:
