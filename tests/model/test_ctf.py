@@ -87,7 +87,7 @@ def test_quarter_turn_of_a_phase_plate_turns_sine_into_cosine():
     assert torch.allclose(shifted, torch.cos(gamma[0]), atol=1e-6)
 
 
-def test_beam_tilt_is_odd_and_agrees_with_torch_ctf():
+def test_beam_tilt_is_odd_and_opposite_to_torch_ctfs():
     tilt = (0.4e-3, -0.7e-3)
     phase = beam_tilt_phase(FREQUENCIES, electron_wavelength(VOLTAGE), CS * 1e7, tilt)
     assert torch.allclose(phase, -beam_tilt_phase(-FREQUENCIES, electron_wavelength(VOLTAGE), CS * 1e7, tilt))
@@ -104,7 +104,7 @@ def test_beam_tilt_is_odd_and_agrees_with_torch_ctf():
         "rfft": True,
         "fftshift": False,
     }
-    tilted = torch_ctf.calculate_ctf_2d(beam_tilt_mrad=torch.tensor(tilt) * 1e3, **arguments)
+    tilted = torch_ctf.calculate_ctf_2d(beam_tilt_mrad=torch.tensor(tilt) * -1e3, **arguments)
     plain = torch_ctf.calculate_ctf_2d(**arguments)
     kx, ky = DISC.frequencies.T
     ratio = (tilted / plain)[..., ky % BOX, kx].squeeze()

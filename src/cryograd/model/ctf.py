@@ -80,8 +80,8 @@ def beam_tilt_phase(
 ) -> Tensor:
     """Odd phase (K,) in radians that beam tilt (radians) adds to an image; images are multiplied by exp(−iφ).
 
-    φ(k) = 2π Cs λ² |k|² (k · τ).
+    φ(k) = −2π Cs λ² |k|² (k · τ).
     """
     k = frequencies.double()
     tilt = torch.tensor(beam_tilt, dtype=torch.float64, device=k.device)
-    return 2.0 * math.pi * spherical_aberration * wavelength**2 * k.square().sum(-1) * (k @ tilt)
+    return -2.0 * math.pi * spherical_aberration * wavelength**2 * k.square().sum(-1) * (k @ tilt)
