@@ -8,21 +8,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, normalise, resample
-from cryograd.data.optics import Optics
+from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, normalise
 from cryograd.data.particles import Particles, read_particles
 from cryograd.errors import CryogradError
-from cryograd.fourier import HalfDisc, fourier_2d, inverse_fourier_2d, pack_disc
-from cryograd.model.ctf import beam_tilt_phase, ctf
+from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
+from cryograd.model.ctf import ctf
 
 Maker = Callable[..., Path]
 Array = NDArray[np.float64]
 
 EXTENT, SIZE = 64.0, 32
-
-
-def optics(box: int, pixel: float, tilt: tuple[float, float] = (0.0, 0.0)) -> Optics:
-    return Optics("g", 0.0197, 2.7e7, 0.1, pixel, box, beam_tilt=tilt)
 
 
 def blob(box: int, pixel: float, width: float = 4.0) -> Array:
@@ -56,42 +51,6 @@ def test_background_has_mean_zero_and_unit_variance_whatever_the_particle() -> N
 def test_normalisation_uses_the_corners_where_the_circle_leaves_nothing() -> None:
     images = np.random.default_rng(0).standard_normal((3, 40, 40)) + 5.0
     assert np.abs(normalise(images, 100.0).mean(axis=(1, 2))).max() < 0.5
-
-
-@pytest.mark.parametrize(("box", "pixel"), [(32, 2.0), (48, 1.5), (61, 1.05), (80, 0.8), (31, 2.2)])
-def test_any_sampling_ends_on_the_same_working_grid(box: int, pixel: float) -> None:
-    resampled = resample(blob(box, pixel)[None], optics(box, pixel), SIZE, EXTENT)
-    assert resampled.dtype == np.float16
-    assert resampled.shape == (1, SIZE, SIZE)
-    # float16 keeps 11 bits of values up to 1.
-    assert np.allclose(resampled[0], blob(SIZE, EXTENT / SIZE), atol=1e-3)
-
-
-@pytest.mark.parametrize("size", [31, 32])
-def test_resampling_to_the_same_grid_changes_nothing_below_nyquist(size: int) -> None:
-    image = torch.randn(1, size, size, generator=torch.Generator().manual_seed(0))
-    disc = HalfDisc(size / 2 - 1)
-    resampled = torch.from_numpy(resample(image.numpy(), optics(size, 2.0), size, 2.0 * size)).float()
-    before, after = (pack_disc(fourier_2d(i), disc) for i in (image, resampled))
-    assert torch.allclose(before, after, atol=1e-3 * before.abs().max().item())
-
-
-def test_beam_tilt_is_undone() -> None:
-    group = optics(SIZE, EXTENT / SIZE, tilt=(2e-2, -1e-2))
-    clean = torch.from_numpy(blob(SIZE, EXTENT / SIZE))
-    ky, kx = np.meshgrid(
-        np.fft.fftfreq(SIZE, EXTENT / SIZE), np.arange(SIZE // 2 + 1) / EXTENT, indexing="ij"
-    )
-    phase = beam_tilt_phase(
-        torch.from_numpy(np.stack([kx, ky], axis=-1)),
-        group.wavelength,
-        group.spherical_aberration,
-        group.beam_tilt,
-    )
-    spectrum = fourier_2d(clean)
-    tilted = inverse_fourier_2d(spectrum * torch.polar(torch.ones_like(phase), phase), SIZE)
-    assert (tilted - clean).abs().max() > 0.05
-    assert np.allclose(resample(tilted[None].numpy(), group, SIZE, EXTENT)[0], clean, atol=2e-3)
 
 
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (10.0, -6.0)])
@@ -189,20 +148,3 @@ def test_premultiplied_images_are_refused(make_star: Maker) -> None:
     premultiplied = replace(particles, optics=(replace(particles.optics[0], premultiplied=True),))
     with pytest.raises(CryogradError, match=r"premultiplied.*extract"):
         build_cache(premultiplied, 8, 12.0, 6.0, torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("aberration", "named"),
-    [
-        ({"magnification": ((1.01, 0.0), (0.0, 1.0))}, "magnification.*rlnMagMat"),
-        ({"odd_zernike": (0.0, 0.3)}, "Zernike.*rlnOddZernike"),
-        ({"even_zernike": (0.3,)}, "Zernike.*rlnEvenZernike"),
-    ],
-)
-def test_aberrations_that_are_not_modelled_are_refused(
-    make_star: Maker, aberration: dict[str, object], named: str
-) -> None:
-    particles = read_particles(make_star())
-    aberrated = replace(particles, optics=(replace(particles.optics[0], **aberration),))
-    with pytest.raises(CryogradError, match=named):
-        build_cache(aberrated, 8, 12.0, 6.0, torch.device("cpu"))

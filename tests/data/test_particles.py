@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cryograd.data.mrc import write_stack
 from cryograd.data.optics import electron_wavelength, optics_from_row, optics_to_row, voltage_kv
 from cryograd.data.particles import read_particles
+from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 
 Maker = Callable[..., Path]
@@ -76,6 +77,8 @@ def test_optics_row_round_trip() -> None:
         ({"rlnAmplitudeContrast": 7}, "between 0 and 1"),
         ({"rlnSphericalAberration": float("nan")}, "rlnSphericalAberration is not a number"),
         ({"rlnOddZernike": "[1,x]"}, "not a list of numbers"),
+        ({"rlnMagMat00": 1.25}, "more than 20 % away from isotropic.*rlnMagMat"),
+        ({"rlnMagMat00": 0.0, "rlnMagMat11": 0.0}, "more than 20 % away from isotropic"),
         ({"rlnImageDimensionality": 3}, "three-dimensional"),
     ],
 )
@@ -207,6 +210,23 @@ def test_constant_image_is_named(make_star: Maker, images: np.ndarray) -> None:
     particles = read_particles(make_star(stack=images))
     with pytest.raises(CryogradError, match=r"the image is constant \(0\.5\), image 2 of .*a\.mrcs"):
         particles.images([0, 1])
+
+
+def test_origins_are_those_of_the_distorted_image(make_star: Maker, tmp_path: Path) -> None:
+    matrix = np.array([[1.1, 0.05], [-0.02, 0.95]])
+    names = ["OpticsGroup", "Voltage", "SphericalAberration", "AmplitudeContrast", "ImagePixelSize"]
+    optics = [f"rln{name}" for name in (*names, "MagMat00", "MagMat01", "MagMat10", "MagMat11")]
+    columns = ["rlnImageName", "rlnOpticsGroup", "rlnDefocusU", "rlnOriginXAngst", "rlnOriginYAngst"]
+    values = " ".join(map(str, matrix.ravel()))
+    path = make_star(columns, ["1@a.mrcs 1 10000 3.0 -1.5"], optics, [f"1 300 2.7 0.1 1.5 {values}"])
+    particles = read_particles(path)
+    assert particles.shifts is not None
+    # One phase, k·t in the image and q·t' at the true frequency q = M k.
+    k = np.array([[0.02, 0.05], [-0.1, 0.03], [0.07, 0.0]])
+    np.testing.assert_allclose((k @ matrix.T) @ particles.shifts[0], k @ [3.0, -1.5])
+    write_particles_star(tmp_path / "out.star", particles)
+    table = read_particles(tmp_path / "out.star").table
+    np.testing.assert_allclose(table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(float), [[3.0, -1.5]])
 
 
 def test_pixel_size_override_rescales_shifts(make_star: Maker) -> None:

@@ -116,22 +116,47 @@ def test_images_do_not_depend_on_the_sampling(tmp_path):
     assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 
 
-def test_beam_tilt_is_an_odd_phase(tmp_path):
-    tilted = dataclasses.replace(OPTICS, beam_tilt=(3e-2, 0.0))
+@pytest.mark.parametrize("aberration", [{"beam_tilt": (3e-2, 0.0)}, {"odd_zernike": (0.0, 2.0, 300.0)}])
+def test_odd_aberrations_are_phases(tmp_path, aberration):
     a, b = (
         simulate(molecule(), PIXEL, Simulation(4, (o,), snr=np.inf), tmp_path / o.name).images(np.arange(4))
-        for o in (OPTICS, dataclasses.replace(tilted, name="b"))
+        for o in (OPTICS, dataclasses.replace(OPTICS, name="b", **aberration))
     )
     fa, fb = np.fft.rfft2(a), np.fft.rfft2(b)
     assert np.allclose(abs(fa), abs(fb), atol=1e-3 * abs(fa).max())
     assert np.linalg.norm(a - b) > 0.02 * np.linalg.norm(a)
 
 
-def test_aberrations_that_are_not_simulated_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="only beam tilt"):
-        simulate(
-            molecule(), PIXEL, Simulation(2, (dataclasses.replace(OPTICS, odd_zernike=(0.1,)),)), tmp_path
+def test_a_magnified_particle_looks_larger(tmp_path):
+    # RELION's documentation: the matrix has larger values when the observed particle looks larger.
+    matrix = ((1.15, 0.0), (0.0, 0.9))
+    plain = dataclasses.replace(OPTICS, wavelength=1e-9)
+    powers = [
+        abs(
+            np.fft.fft2(
+                simulate(molecule(), PIXEL, Simulation(6, (o,), snr=np.inf), tmp_path / o.name).images(
+                    range(6)
+                )
+            )
         )
+        ** 2
+        for o in (plain, dataclasses.replace(plain, name="b", magnification=matrix))
+    ]
+    k = np.fft.fftfreq(BOX)
+    for size, component in ((1.15, k), (0.9, k[:, None])):
+        before, after = ((power * component**2).sum() / power.sum() for power in powers)
+        assert np.sqrt(before / after) == pytest.approx(size, rel=0.01)
+
+
+def test_the_file_has_the_origins_of_the_image(tmp_path):
+    matrix = ((1.1, 0.05), (-0.02, 0.95))
+    truth = simulate(
+        molecule(), PIXEL, Simulation(3, (dataclasses.replace(OPTICS, magnification=matrix),)), tmp_path
+    )
+    particles = read_particles(tmp_path / "particles.star")
+    assert np.allclose(particles.shifts, truth.shifts, atol=1e-5)
+    table = particles.table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy()
+    assert np.allclose(table, truth.shifts @ matrix, atol=1e-5)
 
 
 def test_views_gather_around_the_preferred_ones():

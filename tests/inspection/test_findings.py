@@ -11,8 +11,6 @@ GROUP = {
     "box_size": 64,
     "premultiplied": False,
     "phase_flipped": False,
-    "anisotropic_magnification": False,
-    "higher_aberrations": False,
 }
 FACTS = {
     "optics_groups": [GROUP],
@@ -60,8 +58,6 @@ def test_nothing_is_found_where_all_is_well() -> None:
     [
         ("optics_groups.0.premultiplied", True, "multiplied by their CTF"),
         ("optics_groups.0.phase_flipped", True, "phase-flipped"),
-        ("optics_groups.0.anisotropic_magnification", True, "anisotropic"),
-        ("optics_groups.0.higher_aberrations", True, "Zernike"),
         ("optics_groups.0.voltage_kv", 3e5, "voltage"),
         ("optics_groups.0.pixel_size", 100.0, "is it in Å?"),
         ("defocus.not_positive", 3, "3 particles have no underfocus"),

@@ -1,13 +1,12 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch_ctf
 
 from cryograd.data.optics import electron_wavelength
 from cryograd.fourier import HalfDisc
-from cryograd.model.ctf import beam_tilt_phase, ctf, ctf_phase
+from cryograd.model.ctf import ctf, ctf_phase
 
 BOX, PIXEL, VOLTAGE, CS, W = 64, 1.5, 300.0, 2.7, 0.1
 DISC = HalfDisc(31)
@@ -87,27 +86,11 @@ def test_quarter_turn_of_a_phase_plate_turns_sine_into_cosine():
     assert torch.allclose(shifted, torch.cos(gamma[0]), atol=1e-6)
 
 
-def test_beam_tilt_is_odd_and_opposite_to_torch_ctfs():
-    tilt = (0.4e-3, -0.7e-3)
-    phase = beam_tilt_phase(FREQUENCIES, electron_wavelength(VOLTAGE), CS * 1e7, tilt)
-    assert torch.allclose(phase, -beam_tilt_phase(-FREQUENCIES, electron_wavelength(VOLTAGE), CS * 1e7, tilt))
-    arguments = {
-        "defocus": 1.0,
-        "astigmatism": 0.0,
-        "astigmatism_angle": 0.0,
-        "voltage": VOLTAGE,
-        "spherical_aberration": CS,
-        "amplitude_contrast": W,
-        "phase_shift": 0.0,
-        "pixel_size": PIXEL,
-        "image_shape": (BOX, BOX),
-        "rfft": True,
-        "fftshift": False,
-    }
-    tilted = torch_ctf.calculate_ctf_2d(beam_tilt_mrad=torch.tensor(tilt) * -1e3, **arguments)
-    plain = torch_ctf.calculate_ctf_2d(**arguments)
-    kx, ky = DISC.frequencies.T
-    ratio = (tilted / plain)[..., ky % BOX, kx].squeeze()
-    clear = plain[..., ky % BOX, kx].squeeze().abs() > 0.3
-    difference = torch.angle(ratio * torch.polar(torch.ones_like(phase), -phase))[clear]
-    assert np.abs(difference.numpy()).max() < 0.01
+def test_even_aberrations_add_to_the_phase():
+    # RELION's Z_4^0 = 6k⁴ − 6k² + 1, Z_2^0 = 2k² − 1, Z_0^0 = 1: together 6k⁴, a change of Cs.
+    added = 0.5 * math.pi * 0.3e7 * electron_wavelength(VOLTAGE) ** 3 / 6.0
+    even = (2.0 * added, 0.0, 3.0 * added, 0.0, 0.0, 0.0, added)
+    columns = [torch.tensor([x], dtype=torch.float64) for x in (9000.0, 8000.0, 0.4, 0.3, 20.0, 0.9)]
+    found = ctf(FREQUENCIES, electron_wavelength(VOLTAGE), CS * 1e7, W, *columns, even_zernike=even)
+    expected = ctf(FREQUENCIES, electron_wavelength(VOLTAGE), (CS + 0.3) * 1e7, W, *columns)
+    assert torch.allclose(found, expected, atol=1e-6)

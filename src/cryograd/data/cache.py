@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cryograd.data.optics import Optics
 from cryograd.data.particles import Particles
+from cryograd.data.resample import resample
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
-from cryograd.model.ctf import beam_tilt_phase, ctf
+from cryograd.model.ctf import ctf
 
 _CHUNK = 256
 # No pixel of a real image is as many standard deviations of the background from its mean.
@@ -123,7 +124,12 @@ def ctf_of(particles: Particles, indices: np.ndarray, frequencies: Tensor) -> Te
             for name in ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "b_factor", "scale")
         )
         group_ctf = ctf(
-            frequencies, optics.wavelength, optics.spherical_aberration, optics.amplitude_contrast, *values
+            frequencies,
+            optics.wavelength,
+            optics.spherical_aberration,
+            optics.amplitude_contrast,
+            *values,
+            even_zernike=optics.even_zernike,
         )
         out[torch.as_tensor(here, device=device)] = group_ctf.abs() if optics.phase_flipped else group_ctf
     return out
@@ -154,56 +160,13 @@ def normalise(images: np.ndarray, radius: float) -> np.ndarray:
         return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def _resampling_matrices(optics: Optics, size: int, extent: float) -> tuple[Tensor, Tensor]:
-    """Separable DFTs from an image of a group to the frequencies n / extent of the working box.
-
-    Exact for any pixel size: the images of all optics groups end on one grid of frequencies.
-    """
-    positions = (np.arange(optics.box_size) - optics.box_size // 2) * optics.pixel_size
-    scale = optics.pixel_size / (extent / size)
-    n_y = np.fft.fftfreq(size, 1.0 / size)
-    n_x = np.arange(size // 2 + 1)
-    matrices = []
-    for n in (n_y, n_x):
-        keep = (np.abs(n) < size / 2) & (np.abs(n) < extent / (2.0 * optics.pixel_size))
-        matrices.append(scale * keep[:, None] * np.exp(-2j * np.pi * n[:, None] * positions / extent))
-    return tuple(torch.as_tensor(m, dtype=torch.complex64) for m in matrices)  # type: ignore[return-value]
-
-
-def resample(images: np.ndarray, optics: Optics, size: int, extent: float) -> np.ndarray:
-    """Images (n, L, L) of a group at the working sampling, (n, W, W) float16, beam tilt undone."""
-    matrix_y, matrix_x = _resampling_matrices(optics, size, extent)
-    spectrum = matrix_y @ (torch.as_tensor(images).to(torch.complex64) @ matrix_x.T)
-    if any(optics.beam_tilt):
-        ky = np.fft.fftfreq(size, extent / size)
-        kx = np.arange(size // 2 + 1) / extent
-        k = torch.as_tensor(np.stack(np.meshgrid(kx, ky), axis=-1).reshape(-1, 2))
-        phase = beam_tilt_phase(k, optics.wavelength, optics.spherical_aberration, optics.beam_tilt)
-        spectrum = spectrum * torch.polar(torch.ones_like(phase), -phase).view(size, -1).to(torch.complex64)
-    # The matrices are centred already.
-    centred = torch.fft.irfft2(spectrum, s=(size, size))
-    return torch.fft.fftshift(centred, dim=(-2, -1)).half().numpy()
-
-
-def _refuse_unsupported(optics: Optics, source: Path) -> None:
-    """Refuse images that the model would explain wrongly."""
+def _refuse_premultiplied(optics: Optics, source: Path) -> None:
+    """Refuse images whose noise is no longer the same at all frequencies of a shell."""
     if optics.premultiplied:
         raise CryogradError(
             f"the images of optics group {optics.name} are premultiplied by their CTF",
             source,
             "extract them again without premultiplication",
-        )
-    if optics.magnification != ((1.0, 0.0), (0.0, 1.0)):
-        raise CryogradError(
-            f"optics group {optics.name} has an anisotropic magnification",
-            source,
-            "extract with isotropic pixels, or remove the rlnMagMat columns if it is below a percent",
-        )
-    if any(optics.odd_zernike) or any(optics.even_zernike):
-        raise CryogradError(
-            f"optics group {optics.name} has Zernike aberrations, which are not modelled",
-            source,
-            "remove rlnOddZernike and rlnEvenZernike: below 8 Å they matter little",
         )
 
 
@@ -248,11 +211,10 @@ def build_cache(
     Raises
     ------
     CryogradError
-        Images are premultiplied by their CTF or have aberrations that are not modelled, cannot be read, or
-        hold bad values.
+        Images are premultiplied by their CTF, cannot be read, or hold bad values.
     """
     for optics in particles.optics:
-        _refuse_unsupported(optics, particles.source)
+        _refuse_premultiplied(optics, particles.source)
     images = np.empty((len(particles), size, size), dtype=np.float16)
     done = 0
     for number, optics in enumerate(particles.optics):

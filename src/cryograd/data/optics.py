@@ -1,14 +1,20 @@
 """Optics groups: what is common to the images of one microscope session, in Å and radians."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cryograd.errors import CryogradError
 
 REQUIRED_COLUMNS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _MAGNIFICATION_COLUMNS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+
+# Farther from isotropic is no microscope, and nearly singular.
+_LARGEST_DISTORTION = 0.2
 
 # RELION's constants: h / sqrt(2 m e) in Å √V, and e / (2 m c²) in 1/V.
 _WAVELENGTH_SCALE = 12.2643247
@@ -48,7 +54,8 @@ class Optics:
     odd_zernike, even_zernike
         RELION's antisymmetric and symmetric aberration coefficients, as they stand in the file.
     magnification
-        RELION's anisotropic magnification matrix ((00, 01), (10, 11)).
+        RELION's anisotropic magnification matrix M = ((00, 01), (10, 11)): an image's coefficient at
+        frequency k belongs to the true frequency M k, at which its aberrations are.
     premultiplied
         The images have been multiplied by their CTF.
     phase_flipped
@@ -67,6 +74,11 @@ class Optics:
     magnification: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
     premultiplied: bool = False
     phase_flipped: bool = False
+
+    @property
+    def nyquist(self) -> float:
+        """Finest true resolution in Å that the images have in every direction."""
+        return 2.0 * self.pixel_size / float(np.linalg.norm(self.magnification, ord=-2))
 
 
 def optics_from_row(
@@ -96,10 +108,6 @@ def optics_from_row(
             where,
             "give 2D particle images: subtomograms are not supported",
         )
-    matrix = [
-        _number(row, name, where, identity)
-        for name, identity in zip(_MAGNIFICATION_COLUMNS, (1.0, 0.0, 0.0, 1.0), strict=True)
-    ]
     return Optics(
         name=str(row["rlnOpticsGroupName"]),
         wavelength=electron_wavelength(_positive(row, "rlnVoltage", where)),
@@ -113,7 +121,7 @@ def optics_from_row(
         ),
         odd_zernike=_coefficients(row, "rlnOddZernike", where),
         even_zernike=_coefficients(row, "rlnEvenZernike", where),
-        magnification=((matrix[0], matrix[1]), (matrix[2], matrix[3])),
+        magnification=_magnification(row, where),
         premultiplied=_number(row, "rlnCtfDataAreCtfPremultiplied", where, 0.0) != 0,
         phase_flipped=_number(row, "rlnCtfDataArePhaseFlipped", where, 0.0) != 0,
     )
@@ -145,6 +153,25 @@ def optics_to_row(optics: Optics, number: int) -> dict[str, Any]:
     if optics.magnification != ((1.0, 0.0), (0.0, 1.0)):
         row |= dict(zip(_MAGNIFICATION_COLUMNS, [m for r in optics.magnification for m in r], strict=True))
     return row
+
+
+def true_shifts(
+    shifts: NDArray[np.float64], optics: Sequence[Optics], index: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Shifts M⁻ᵀ t, shape (n, 2), of a file's origins t, which are in the frame of the distorted image.
+
+    A particle shifted by t in an image has the factor exp(2πi k·t), which is exp(2πi q·M⁻ᵀt) at q = M k.
+    """
+    inverse = np.linalg.inv([group.magnification for group in optics])
+    return np.einsum("nji,nj->ni", inverse[index], shifts)
+
+
+def image_shifts(
+    shifts: NDArray[np.float64], optics: Sequence[Optics], index: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Origins Mᵀ t for a file, shape (n, 2), of true shifts t: the inverse of `true_shifts`."""
+    matrices = np.array([group.magnification for group in optics])
+    return np.einsum("nji,nj->ni", matrices[index], shifts)
 
 
 def has_pixel_size(columns: Mapping[Hashable, Any]) -> bool:
@@ -194,6 +221,24 @@ def _fraction(row: Mapping[Hashable, Any], name: str, where: object) -> float:
     if not 0 <= value <= 1:
         raise CryogradError(f"{name} is {value:g}, not between 0 and 1", where, "correct the value")
     return value
+
+
+def _magnification(
+    row: Mapping[Hashable, Any], where: object
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The magnification matrix, which must be near identity."""
+    a, b, c, d = (
+        _number(row, name, where, identity)
+        for name, identity in zip(_MAGNIFICATION_COLUMNS, (1.0, 0.0, 0.0, 1.0), strict=True)
+    )
+    if np.linalg.norm([[a - 1.0, b], [c, d - 1.0]], ord=2) > _LARGEST_DISTORTION:
+        raise CryogradError(
+            f"the magnification matrix ({a:g} {b:g}; {c:g} {d:g}) is more than "
+            f"{100 * _LARGEST_DISTORTION:.0f} % away from isotropic",
+            where,
+            "correct or remove the rlnMagMat columns",
+        )
+    return ((a, b), (c, d))
 
 
 def _coefficients(row: Mapping[Hashable, Any], name: str, where: object) -> tuple[float, ...]:

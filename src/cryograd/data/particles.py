@@ -57,6 +57,7 @@ class Particles:
         Matrices (n, 3, 3), or None where the input has no ``rlnAngleRot`` or no ``rlnAngleTilt``.
     shifts
         (x, y) in Å in RELION's sense, shape (n, 2): shifting the image by it centres the particle; or None.
+        True lengths, where the file's origins are those of an image with anisotropic magnification.
     half_set
         The input's ``rlnRandomSubset`` (1 or 2), shape (n,), or None.
     stacks
@@ -105,7 +106,7 @@ class Particles:
     @property
     def nyquist(self) -> float:
         """Coarsest Nyquist limit in Å of the optics groups."""
-        return 2.0 * max(o.pixel_size for o in self.optics)
+        return max(o.nyquist for o in self.optics)
 
     def __len__(self) -> int:
         return len(self.optics_index)

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryograd.data.cache import ctf_of
 from cryograd.data.mrc import StackWriter, write_map
 from cryograd.data.optics import Optics
 from cryograd.data.particles import Particles
 from cryograd.data.star import write_particles_star
 from cryograd.fourier import HalfDisc, unpack_disc
-from cryograd.model.ctf import beam_tilt_phase, ctf
-from cryograd.model.projection import Projector, slice_points
+from cryograd.model.aberrations import odd_phase
+from cryograd.model.projection import Projector
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices, in_asymmetric_unit
 from cryograd.rotations import FloatArray, euler_to_matrix
@@ -192,47 +193,47 @@ class _Imaging:
     """
 
     def __init__(self, density: Tensor, pixel_size: float, optics: Optics) -> None:
-        if optics.odd_zernike or optics.even_zernike or optics.magnification != ((1.0, 0.0), (0.0, 1.0)):
-            raise ValueError(f"optics group {optics.name}: of the aberrations only beam tilt is simulated")
-        size = density.shape[-1]
+        size, matrix = density.shape[-1], np.array(optics.magnification)
         extent = optics.box_size * optics.pixel_size
         self.optics = optics
-        self.ratio = size * pixel_size / extent
-        radius = min(optics.box_size / 2 - 1, (size / 2 - 1) / self.ratio)
+        # Fourier pixels of the density for one of the image, and for the true frequency farthest out.
+        ratio = size * pixel_size / extent
+        stretch = ratio * float(np.linalg.norm(matrix, ord=2))
+        radius = min(optics.box_size / 2 - 1, (size / 2 - 1) / stretch)
         self.disc = HalfDisc(radius)
         # Linear interpolation is accurate to 1 % with four-fold padding; larger boxes would take gigabytes.
-        self.projector = Projector(size, radius * self.ratio, oversampling=4 if size <= 128 else 2)
-        # A projection sums voxels along the ray, and the transform sums pixels.
-        self.grid = self.projector.transform(density * (pixel_size / optics.pixel_size) ** 2)
-        self.frequencies = torch.as_tensor(self.disc.frequencies / extent)
+        self.projector = Projector(size, radius * stretch, oversampling=4 if size <= 128 else 2)
+        # A projection sums voxels along the ray, and the transform sums pixels: this is the true area of one.
+        area = (optics.pixel_size / pixel_size) ** 2 / np.linalg.det(matrix)
+        self.grid = self.projector.transform(density / area)
+        true = self.disc.frequencies @ matrix.T
+        self.points = torch.as_tensor(np.pad(ratio * true, ((0, 0), (0, 1))), dtype=torch.float32)
+        self.frequencies = torch.as_tensor(true / extent)
 
     def coefficients(self, particles: Particles, chosen: NDArray[np.int64], centred: bool) -> Tensor:
         """Fourier coefficients (b, K) of the chosen particles, which all have this optics group."""
         assert particles.rotations is not None
         assert particles.shifts is not None
-        rotations = torch.as_tensor(self.ratio * particles.rotations[chosen], dtype=torch.float32)
-        slices = self.projector.sample(self.grid, rotations, slice_points(self.disc))
-        columns = ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "b_factor", "scale")
+        rotations = torch.as_tensor(particles.rotations[chosen], dtype=torch.float32)
+        slices = self.projector.sample(self.grid, rotations, self.points)
+        slices = slices * ctf_of(particles, chosen, self.frequencies)
+        if centred:
+            return slices
         optics = self.optics
-        slices = slices * ctf(
+        phase = odd_phase(
             self.frequencies,
             optics.wavelength,
             optics.spherical_aberration,
-            optics.amplitude_contrast,
-            *(torch.as_tensor(getattr(particles, name)[chosen]) for name in columns),
+            optics.beam_tilt,
+            optics.odd_zernike,
         )
-        if centred:
-            return slices
-        tilt = beam_tilt_phase(
-            self.frequencies, optics.wavelength, optics.spherical_aberration, optics.beam_tilt
-        )
-        odd = torch.polar(torch.ones_like(tilt), tilt).to(torch.complex64)
+        odd = torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
         return slices * odd * shift_phases(self.frequencies, torch.as_tensor(particles.shifts[chosen]))
 
     def images(
         self, particles: Particles, chosen: NDArray[np.int64], centred: bool = False
     ) -> NDArray[np.float32]:
-        """Images (b, box, box) of the chosen particles; centred ones have neither shift nor beam tilt."""
+        """Images (b, box, box) of the chosen particles; centred ones have no shift and no odd phases."""
         coefficients = self.coefficients(particles, chosen, centred)
         return unpack_disc(coefficients, self.disc, self.optics.box_size).numpy()
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryograd.atomic import replacing
-from cryograd.data.optics import optics_to_row
+from cryograd.data.optics import image_shifts, optics_to_row
 from cryograd.data.particles import Particles
 from cryograd.data.tables import ORIGINS_ANGSTROM, ORIGINS_PIXEL, split_image_names
 from cryograd.errors import CryogradError
@@ -227,6 +227,7 @@ def write_particles_star(
         new |= {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
     shifts = particles.shifts if shifts is None else np.asarray(shifts)
     if shifts is not None:
+        shifts = image_shifts(shifts, particles.optics, particles.optics_index)
         new |= {name: shifts[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
     new |= {name: np.asarray(values) for name, values in (columns or {}).items()}
     wrong = [name for name, values in new.items() if values.shape != (len(particles),)]

@@ -19,6 +19,7 @@ from cryograd.data.optics import (
     has_pixel_size,
     optics_from_row,
     pixel_size_of_row,
+    true_shifts,
 )
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
@@ -268,7 +269,7 @@ def _shifts(
     optics: tuple[Optics, ...],
     source: Path,
 ) -> FloatArray | None:
-    """Shifts (n, 2) in Å of the images as they are sampled, or None where the table has none."""
+    """True shifts (n, 2) in Å, or None where the table has none."""
     pixel = np.array([group.pixel_size for group in optics])
     if all(name in table for name in ORIGINS_ANGSTROM):
         # The file's own pixel size, by which the offsets in pixels became Å, may have been replaced.
@@ -276,9 +277,10 @@ def _shifts(
             pixel_size_of_row(row, source) if has_pixel_size(row) else group.pixel_size
             for row, group in zip(rows, optics, strict=True)
         ]
-        shifts = np.stack([column(name) for name in ORIGINS_ANGSTROM], axis=-1)
-        return shifts * (pixel / np.array(own))[optics_index, None]
-    if all(name in table for name in ORIGINS_PIXEL):
-        shifts = np.stack([column(name) for name in ORIGINS_PIXEL], axis=-1)
-        return shifts * pixel[optics_index, None]
-    return None
+        names, factor = ORIGINS_ANGSTROM, pixel / np.array(own)
+    elif all(name in table for name in ORIGINS_PIXEL):
+        names, factor = ORIGINS_PIXEL, pixel
+    else:
+        return None
+    shifts = np.stack([column(name) for name in names], axis=-1) * factor[optics_index, None]
+    return true_shifts(shifts, optics, optics_index)

@@ -33,16 +33,6 @@ def _of_optics(facts: dict[str, Any]) -> Iterator[str]:
             )
         if group["phase_flipped"]:
             yield f"{name}: the images are phase-flipped, which is taken into account"
-        if group["anisotropic_magnification"]:
-            yield (
-                f"{name}: the magnification is anisotropic, which is not supported; extract with isotropic "
-                "pixels, or remove the rlnMagMat columns if it is below a percent"
-            )
-        if group["higher_aberrations"]:
-            yield (
-                f"{name}: there are Zernike aberrations, which are not supported; remove rlnOddZernike and "
-                "rlnEvenZernike, which matter little below 8 Å"
-            )
         if not 40.0 <= group["voltage_kv"] <= 1000.0:
             yield f"{name}: {group['voltage_kv']:g} kV is not a microscope's voltage"
         if not 0.2 <= group["pixel_size"] <= 15.0:

@@ -42,7 +42,7 @@ def _optics(optics: Optics, n: int) -> dict[str, Any]:
         "amplitude_contrast": optics.amplitude_contrast,
         "pixel_size": optics.pixel_size,
         "box_size": optics.box_size,
-        "nyquist": 2.0 * optics.pixel_size,
+        "nyquist": optics.nyquist,
         "beam_tilt_mrad": [1e3 * tilt for tilt in optics.beam_tilt],
         "higher_aberrations": any(optics.odd_zernike) or any(optics.even_zernike),
         "anisotropic_magnification": optics.magnification != ((1.0, 0.0), (0.0, 1.0)),

@@ -88,6 +88,8 @@ def _kind(optics: Optics) -> tuple[float, ...]:
         optics.wavelength,
         optics.spherical_aberration,
         optics.amplitude_contrast,
+        *optics.even_zernike,
+        *(m for row in optics.magnification for m in row),
     )
 
 
@@ -149,7 +151,10 @@ def _squared_ctf(
     directions = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1)
     steps = ((np.arange(_RADIAL_POINTS) + 0.5) / _RADIAL_POINTS - 0.5) * (frequency[1] - frequency[0])
     radius = (frequency[:, None] + steps).reshape(-1)
-    k = torch.as_tensor((radius[:, None, None] * directions).reshape(-1, 2))
+    # The rings are those of the images as they are, the CTF is that at the true frequencies.
+    k = torch.as_tensor(
+        (radius[:, None, None] * directions).reshape(-1, 2) @ np.transpose(optics.magnification)
+    )
 
     def column(values: FloatArray) -> torch.Tensor:
         return torch.as_tensor(values[members])
@@ -165,6 +170,7 @@ def _squared_ctf(
         column(particles.phase_shift),
         column(np.zeros(len(particles))),
         column(np.ones(len(particles))),
+        even_zernike=optics.even_zernike,
     )
     return value.double().square().numpy().reshape(len(members), len(frequency), -1).mean(axis=2)
 

@@ -1,9 +1,12 @@
 """Contrast transfer function on packed Fourier coefficients, in RELION's sign and angle conventions."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from cryograd.model.aberrations import even_phase
 
 
 def ctf_phase(
@@ -14,7 +17,7 @@ def ctf_phase(
     defocus_v: Tensor,
     astigmatism_angle: Tensor,
 ) -> Tensor:
-    """Aberration phase γ (n, K) in radians, without amplitude contrast and phase plate.
+    """Phase γ (n, K) in radians of defocus and spherical aberration.
 
     γ(k) = −π λ Δf(φ) k² + ½ π Cs λ³ k⁴ with underfocus Δf positive and
     Δf(φ) = ½ (ΔfU + ΔfV) + ½ (ΔfU − ΔfV) cos 2(φ − φ0).
@@ -47,10 +50,11 @@ def ctf(
     phase_shift: Tensor,
     b_factor: Tensor,
     scale: Tensor,
+    even_zernike: Sequence[float] = (),
 ) -> Tensor:
     """Contrast transfer function (n, K), positive at the origin, as float32.
 
-    C(k) = s · exp(−B k² / 4) · sin(−γ(k) + φ_p + asin w) for phase plate φ_p, amplitude contrast w.
+    C(k) = s · exp(−B k² / 4) · sin(−γ − Σ c Z + φ_p + asin w) for phase plate φ_p, amplitude contrast w.
 
     Parameters
     ----------
@@ -62,8 +66,11 @@ def ctf(
         Fraction w.
     defocus_u, defocus_v, astigmatism_angle, phase_shift, b_factor, scale
         Per particle, shape (n,): Å, Å, radians, radians, Å², dimensionless.
+    even_zernike
+        Coefficients c of the symmetric aberrations; see `even_phase`.
     """
     gamma = ctf_phase(frequencies, wavelength, spherical_aberration, defocus_u, defocus_v, astigmatism_angle)
+    gamma = gamma + even_phase(frequencies, even_zernike)
     k2 = frequencies.double().square().sum(-1)
     envelope = scale.double()[:, None] * torch.exp(-0.25 * b_factor.double()[:, None] * k2)
     value = envelope * torch.sin(-gamma + phase_shift.double()[:, None] + math.asin(amplitude_contrast))
@@ -73,15 +80,3 @@ def ctf(
 def defocus_rate(frequencies: Tensor, wavelength: float) -> Tensor:
     """Radians κ = πλ|k|² (K,) by which the sine's argument grows for each Å of mean underfocus, float64."""
     return math.pi * wavelength * frequencies.double().square().sum(-1)
-
-
-def beam_tilt_phase(
-    frequencies: Tensor, wavelength: float, spherical_aberration: float, beam_tilt: tuple[float, float]
-) -> Tensor:
-    """Odd phase (K,) in radians that beam tilt (radians) adds to an image; images are multiplied by exp(−iφ).
-
-    φ(k) = −2π Cs λ² |k|² (k · τ).
-    """
-    k = frequencies.double()
-    tilt = torch.tensor(beam_tilt, dtype=torch.float64, device=k.device)
-    return -2.0 * math.pi * spherical_aberration * wavelength**2 * k.square().sum(-1) * (k @ tilt)
