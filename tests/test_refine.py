@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.config import Refine
@@ -15,6 +16,8 @@ from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.halves import MARGIN, Halves, Plan, half_sets, prepare
+from cryograd.minibatch import scales
+from cryograd.model.symmetry import group_matrices
 from cryograd.refine import refine
 from cryograd.solvers.incremental import quadratic_bytes
 from cryograd.validation.fsc import fsc, resolution_at
@@ -84,16 +87,104 @@ def test_reaches_high_resolution_from_a_blurred_map(
 
 
 def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folder: Path) -> None:
-    """Until the first correlation of the maps the halves have the same scalars, whatever the images are."""
-    config = configuration(folder)
+    """With the correlations of another run a half repeats it to the byte, whatever the other half is."""
+    config = configuration(folder, passes=0.75)
     _, second = half_sets(particles, config.seed)
     images = np.asarray(particles.images(np.arange(N)), dtype=np.float32).copy()
     images[second] = np.random.default_rng(0).normal(size=images[second].shape)
     write_stack(folder / "other.mrcs", images, PIXEL)
     other = replace(particles, stacks=(folder / "other.mrcs",))
-    before, after = (next(refine(some, config)) for some in (particles, other))
-    assert torch.equal(before.states[0].volume, after.states[0].volume)
-    assert not torch.allclose(before.states[1].volume, after.states[1].volume, rtol=0.1)
+    before = run(particles, config)
+    shared = [row["correlation"] for row in before[-1].history]
+    after = list(refine(other, config, shared=shared))
+    assert torch.equal(before[-1].states[0].volume, after[-1].states[0].volume)
+    assert not torch.allclose(before[-1].states[1].volume, after[-1].states[1].volume, rtol=0.1)
+    # The noise changes what the half maps share.
+    alone = run(other, config)
+    assert not torch.equal(before[-1].states[0].volume, alone[-1].states[0].volume)
+
+
+def test_a_refinement_goes_on_from_any_state(particles: Particles, folder: Path) -> None:
+    config = configuration(folder, passes=0.5, proposal="importance")
+    whole = run(particles, config)
+    for stop in (1, len(whole) - 2):
+        saved = Halves.from_state_dict(whole[stop].state_dict())
+        rest = list(refine(particles, config, resume=saved))
+        assert len(rest) == len(whole) - stop - 1
+        assert torch.equal(rest[-1].volume, whole[-1].volume)
+        assert np.array_equal(rest[-1].posterior.rotations, whole[-1].posterior.rotations)
+
+
+def test_a_refinement_ends_with_a_pose_of_every_particle(particles: Particles, folder: Path) -> None:
+    *_, final = run(particles, configuration(folder, passes=0.5, top_poses=3))
+    assert final.stage == "poses"
+    first, second = half_sets(particles, 0)
+    assert np.array_equal(np.flatnonzero(final.members == 1), first)
+    assert np.array_equal(np.flatnonzero(final.members == 2), second)
+    table = final.posterior
+    assert table.visited[first].all()
+    assert table.top_rotations.shape == (N, 3, 3, 3)
+    assert (np.diff(table.top_probabilities, axis=1) <= 0.0).all()
+    assert (table.effective_size >= 1.0 - 1e-6).all()
+    assert np.array_equal(table.rotations[second], final.states[1].posterior.rotations[second])
+
+
+def errors(rotations: np.ndarray, found: np.ndarray, symmetry: str = SYMMETRY) -> np.ndarray:
+    """Angles in degrees from rotations (n, 3, 3) to the nearest equivalents of others."""
+    traces = np.einsum("nij,nik,gjk->gn", rotations, found, group_matrices(symmetry))
+    return np.rad2deg(np.arccos(np.clip((traces.max(axis=0) - 1.0) / 2.0, -1.0, 1.0)))
+
+
+def test_local_refinement_stays_at_the_poses_of_the_file(particles: Particles, folder: Path) -> None:
+    """Wrong poses far from the true ones remain where they are; good ones get better."""
+    assert particles.rotations is not None
+    turn = Rotation.from_rotvec([[1.2, 0.0, 0.0]]).as_matrix()[0]
+    rotations = particles.rotations.copy()
+    rotations[::4] = turn @ rotations[::4]
+    given = replace(particles, rotations=rotations)
+    *_, final = run(given, configuration(folder, passes=1.0, local=True, start_resolution=30.0))
+    assert errors(rotations, final.posterior.rotations).max() < 45.0
+    good = np.arange(N) % 4 > 0
+    assert np.median(errors(particles.rotations, final.posterior.rotations)[good]) < 4.0
+
+
+def test_relaxed_symmetry_finds_the_equivalent_that_is_right(particles: Particles, folder: Path) -> None:
+    """Poses that are any of four under D2 are told apart by a map without symmetry."""
+    z, y, x = np.meshgrid(*[np.linspace(-1.0, 1.0, BOX, dtype=np.float32)] * 3, indexing="ij")
+    lopsided = molecule(BOX, PIXEL) * (1.0 + 0.6 * x + 0.8 * y + 0.7 * z)
+    group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
+    images = simulate(lopsided, PIXEL, Simulation(N, (group,), snr=0.3, seed=7), folder / "lopsided")
+    assert images.rotations is not None
+    write_map(folder / "lopsided.mrc", lopsided, PIXEL)
+    elements = group_matrices("D2")
+    drawn = np.random.default_rng(0).integers(4, size=N)
+    given = replace(images, rotations=images.rotations @ elements[drawn])
+    options = {"passes": 1.0, "symmetry": "C1", "relax_symmetry": "D2", "volume": folder / "lopsided.mrc"}
+    *_, final = run(given, configuration(folder, **options))
+    assert np.mean(errors(images.rotations, final.posterior.rotations, "C1") < 15.0) > 0.8
+
+
+def test_known_poses_are_asked_for(particles: Particles, folder: Path) -> None:
+    bare = replace(particles, rotations=None, shifts=None)
+    for option in ({"use_poses": True}, {"local": True}, {"relax_symmetry": "D2"}):
+        with pytest.raises(CryogradError, match="no poses"):
+            prepare(bare, configuration(folder, **option))
+
+
+def test_the_scales_of_images_are_found(particles: Particles, folder: Path) -> None:
+    """Half of the images have 0.6 of the signal that the others have."""
+    weak = np.arange(N) % 2 == 1
+    images = np.asarray(particles.images(np.arange(N)), dtype=np.float32).copy()
+    noise = np.random.default_rng(3).normal(scale=images[:, :4].std(), size=images.shape)
+    # Less signal at the same power of the noise.
+    images[weak] = 0.6 * images[weak] + np.sqrt(1.0 - 0.36) * noise[weak].astype(np.float32)
+    write_stack(folder / "weak.mrcs", images, PIXEL)
+    faded = replace(particles, stacks=(folder / "weak.mrcs",))
+    setups, _, _ = prepare(faded, configuration(folder))
+    *_, final = run(faded, configuration(folder, passes=1.0))
+    found = scales(setups[0], replace(final.states[0], posterior=final.posterior))
+    assert found.mean() == pytest.approx(1.0)
+    assert np.median(found[weak]) / np.median(found[~weak]) == pytest.approx(0.6, abs=0.12)
 
 
 def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:

@@ -179,6 +179,8 @@ def rows_of(problem: Problem, start: Path, solver: Any, options: argparse.Namesp
         solver=solver,
         minibatch=size.minibatch,
         passes=size.em_passes if solver == "em" else size.passes,
+        # The experiment is about solvers: none has a constraint.
+        nonnegative=False,
         seed=options.seed,
     )
     cpu = wall = 0.0

@@ -160,7 +160,12 @@ class HalfSetRun(ParticleRun):
         "How the map is changed: by 'incremental' Newton steps, which carry other minibatches' gradients "
         "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'.",
     )
-    passes: PositiveFloat = option(3.0, "Times that every image is used to change the map.")
+    nonnegative: bool = option(
+        True,
+        "Density is not negative while poses are looked for. The half maps of the end may be; take it back "
+        "for images of a map that has negative density, such as simulated ones of a processed map.",
+    )
+    passes: PositiveFloat = option(2.0, "Times that every image is used to change the map.")
     top_poses: NonNegativeInt = option(
         0, "Most probable poses of each particle to write to poses.star, at most 16.", le=16
     )
@@ -173,6 +178,27 @@ class Refine(HalfSetRun):
     second_volume: Path | None = option(
         None, "Map that the second half starts from, in the frame of the first. [default: the same]"
     )
+    use_poses: bool = option(False, "Look for poses around those in the particle file first.")
+    local: bool = option(False, "Look for poses around those in the particle file alone.")
+    relax_symmetry: Symmetry | None = option(
+        None,
+        "Look for poses around the equivalents under this point group of those in the particle file, which "
+        "were refined with it, and alone there; --symmetry says what symmetry is left.",
+    )
+    local_angle: PositiveFloat = option(
+        5.0, "Standard deviation in degrees of what is looked at around a pose of the particle file."
+    )
+    local_shift: PositiveFloat = option(5.0, "Standard deviation in Å, likewise.")
+
+    @property
+    def near(self) -> bool:
+        """Whether poses are looked for around known ones alone."""
+        return self.local or self.relax_symmetry is not None
+
+    @property
+    def seeded(self) -> bool:
+        """Whether poses are looked for around known ones."""
+        return self.use_poses or self.near
 
 
 class Reconstruct(HalfSetRun):

@@ -22,6 +22,7 @@ from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.proposal import Annealing
 from cryograd.pose.sampling import Sampler
+from cryograd.pose.seeding import seeded_memory
 from cryograd.rotations import FloatArray
 from cryograd.setup import (
     Setup,
@@ -204,8 +205,9 @@ def prepare(
     plan = Plan(config.passes, minibatches, chunks, start, final, falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
     maps = (config.volume, config.second_volume or config.volume)
+    seeds = _seeds(particles, config)
     states = tuple(
-        _first_state(working, setup, plan, _start(working, path, start), config.top_poses)
+        _first_state(working, setup, plan, _start(working, path, start), config.top_poses, seeds)
         for setup, path in zip(setups, maps, strict=True)
     )
     return (setups[0], setups[1]), plan, Halves((states[0], states[1]), start, [])
@@ -248,11 +250,36 @@ def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, pl
         config.symmetry,
         group,
         scoring_precision(working.images.device.type),
-        Sampler(Annealing(period=0), config.samples, group) if config.proposal == "importance" else None,
+        _sampler(config, group),
         mine,
         partition(mine, plan.minibatches, config.seed),
         False,
         SCALE_WIDTH,
+    )
+
+
+def _sampler(config: Refine, group: FloatArray) -> Sampler | None:
+    """How poses are drawn; None where they are searched."""
+    if config.proposal != "importance" and not config.seeded:
+        return None
+    # Near a known pose nothing is drawn from elsewhere.
+    annealing = Annealing(period=0, least_uniform=0.0 if config.near else 0.05)
+    return Sampler(annealing, config.samples, group, config.near)
+
+
+def _seeds(particles: Particles, config: Refine) -> Memory:
+    """What is known of the poses before the first visit: nothing, or those of the particle file."""
+    if not config.seeded:
+        return Memory.empty(len(particles) if config.proposal == "importance" else 0)
+    if particles.rotations is None or particles.shifts is None:
+        raise CryogradError(
+            "the particle file has no poses to begin with",
+            particles.source,
+            "give one with angles and origins, or leave out --use-poses, --local and --relax-symmetry",
+        )
+    spread = np.deg2rad(config.local_angle), config.local_shift
+    return seeded_memory(
+        particles.rotations, particles.shifts, spread, group_matrices(config.relax_symmetry or "C1")
     )
 
 
@@ -273,7 +300,9 @@ def _start(working: Working, path: Path, radius: float) -> Tensor:
     return volume
 
 
-def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor, ranked: int) -> State:
+def _first_state(
+    working: Working, setup: Setup, plan: Plan, density: Tensor, ranked: int, seeds: Memory
+) -> State:
     """The map scaled to a half's own images, and the noise in them."""
     n, extent = len(working.images.particles), working.images.extent
     noise = corner_noise(working.images, working.radius, setup.train)
@@ -293,5 +322,5 @@ def _first_state(working: Working, setup: Setup, plan: Plan, density: Tensor, ra
         [],
         PosteriorTable.empty(n, max(1, ranked)),
         setup.symmetry,
-        Memory.empty(n if setup.sampler is not None else 0),
+        seeds,
     )

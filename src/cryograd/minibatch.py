@@ -21,8 +21,8 @@ from cryograd.state import State
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
 COARSE_RADIUS = 8.0
-# Radius up to which one refinement is enough.
-MIDDLE_RADIUS = 14.0
+# Radii up to which one refinement is enough, and two, three, ...: each halves the cells.
+MIDDLE_RADIUS, FINE_RADII = 14.0, (32.0, 64.0, 128.0, 256.0)
 # Side of the shared grid's cells in angles atan(1/r), and shift spacings per resolution element; beyond the
 # middle radius, where two refinements have to reach the angles that the final radius needs, they are finer.
 ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
@@ -149,7 +149,8 @@ def search_at(
     if radius <= COARSE_RADIUS and not hard:
         levels = ()
     elif fine:
-        levels = (Level(first, 8, MIDDLE_RADIUS), Level(second, 8, radius))
+        between = (Level(second, 8, r) for r in FINE_RADII if r < radius)
+        levels = (Level(first, 8, MIDDLE_RADIUS), *between, Level(second, 8, radius))
     else:
         levels = (Level(first, 8, radius),)
     return Search(coarse, rotations, shifts, levels, iteration if remembered else None, hard)
@@ -161,6 +162,8 @@ def poses_at(setup: Setup, state: State, indices: np.ndarray, radius: float) -> 
     alone = len(state.candidates) == 1
     search = search_at(setup, radius, state.iteration, setup.hard, setup.sampler is not None and alone)
     drawn = drawn_poses(setup, state, indices, radius) if alone else None
+    if drawn is not None and setup.sampler is not None and setup.sampler.only:
+        return drawn
     if drawn is None or drawn.slices > search.slices(len(indices)) or drawn.most > MOST_SLICES:
         return search
     return drawn

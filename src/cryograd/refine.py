@@ -72,7 +72,7 @@ def refine(
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
-        change = partial(_assign_poses, plan) if step.stage == "poses" else _optimise
+        change = partial(_assign_poses, plan) if step.stage == "poses" else partial(_optimise, config)
         ratio = _noise_to_signal(halves)
         first, second = (
             change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
@@ -82,7 +82,7 @@ def refine(
         yield halves
 
 
-def _optimise(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch."""
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
@@ -91,7 +91,10 @@ def _optimise(setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     local = near(setup, state, step, likelihood, found, batch, number)
     local = replace(local, precision=partial(wiener_precision, ratio))
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
-    candidate = replace(state.candidates[0], volume=move.volume * state.mask, solver=move.state)
+    volume = move.volume * state.mask
+    # Noise in the map draws images into false poses, and half of it is below zero.
+    volume = volume.clamp(min=0.0) if config.nonnegative else volume
+    candidate = replace(state.candidates[0], volume=volume, solver=move.state)
     noise = renoised(setup, state, found, loaded, likelihood.disc)
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:

@@ -101,7 +101,7 @@ def a_posterior(grid: Tensor, truth: Particles, assumed: Particles, rng: np.rand
 def test_statistics_are_the_expectations_without_the_ctf(grid):
     rng = np.random.default_rng(3)
     truth = some_particles(5)
-    batch, sigma, shifts, local, (statistics, residual) = a_posterior(grid, truth, truth, rng)
+    batch, sigma, shifts, local, (statistics, fit) = a_posterior(grid, truth, truth, rng)
     ctf = batch.ctf * sigma
     found = CtfStatistics.of(statistics, ctf)
     assert local.joint.sum(dim=1).amax(dim=1).min() < 0.9
@@ -115,7 +115,7 @@ def test_statistics_are_the_expectations_without_the_ctf(grid):
     torch.testing.assert_close(found.power.float(), power, rtol=0, atol=2e-3 * float(power.max()))
     # The same numbers are in the residual.
     expected = batch.images.abs().square() - 2.0 * ctf * found.cross + ctf.square() * found.power
-    torch.testing.assert_close(residual.double(), expected.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fit.residual.double(), expected.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_statistics_survive_a_zero_of_the_ctf():

@@ -25,6 +25,7 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.volume = path / "volume.mrc"
         self.mask = path / "mask.mrc"
+        self.halves = (path / "half1.mrc", path / "half2.mrc")
         self.particles = path / "particles.star"
         self.metrics = path / "metrics.json"
         self.report = path / "report.html"

@@ -19,7 +19,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from cryograd import __version__
 from cryograd.cli.options import positional, resolve, signature
-from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Report, Simulate
+from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Reconstruct, Refine, Report, Simulate
 from cryograd.errors import CryogradError
 
 BAD_INPUT = 2
@@ -60,6 +60,23 @@ COMMANDS = {
             "cryograd abinitio particles.star -o run2 --symmetry D2 --particle-diameter 180",
             "cryograd abinitio -o run1 --resume",
             "cryograd abinitio --config run1/run.toml -o run3 --seed 1",
+        ),
+    ),
+    "refine": CommandSpec(
+        Refine,
+        "cryograd.cli.refine",
+        (
+            "cryograd refine particles.star --volume run1/volume.mrc -o run2",
+            "cryograd refine particles.star --volume run1/volume.mrc -o run2 --symmetry D2 --top-poses 5",
+        ),
+    ),
+    "reconstruct": CommandSpec(
+        Reconstruct,
+        "cryograd.cli.reconstruct",
+        (
+            "cryograd reconstruct particles.star -o run1",
+            "cryograd reconstruct particles.star -o run2 --symmetry D2 --particle-diameter 180",
+            "cryograd reconstruct -o run1 --resume",
         ),
     ),
     "compare": CommandSpec(

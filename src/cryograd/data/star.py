@@ -238,6 +238,36 @@ def write_particles_star(
     write_star(path, {"optics": _optics_rows(particles), "particles": table.assign(**new)})
 
 
+def write_poses_star(
+    path: Path, particles: Particles, rotations: ArrayLike, shifts: ArrayLike, probabilities: ArrayLike
+) -> None:
+    """Write several poses of each particle, a row a pose, with their probabilities.
+
+    Parameters
+    ----------
+    path
+        File to write; its folder is made.
+    particles
+        The particles.
+    rotations, shifts, probabilities
+        Shape (n, R, 3, 3), (n, R, 2) in Å and (n, R), best first; those of no probability are left out.
+    """
+    import pandas as pd
+
+    weights = np.asarray(probabilities)
+    particle, rank = np.nonzero(weights > 0.0)
+    angles = np.rad2deg(matrix_to_euler(np.asarray(rotations)[particle, rank]))
+    origins = image_shifts(
+        np.asarray(shifts)[particle, rank], particles.optics, particles.optics_index[particle]
+    )
+    names = np.array(_image_names(Path(path), particles), dtype=object)
+    table = {"rlnImageName": names[particle]}
+    table |= {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
+    table |= {name: origins[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
+    table |= {"cryogradPoseRank": rank + 1, "cryogradPoseProbability": weights[particle, rank].round(6)}
+    write_star(path, {"poses": pd.DataFrame(table)})
+
+
 def _group_numbers(particles: Particles) -> NDArray[np.int64]:
     """The input's ``rlnOpticsGroup`` of each group, or numbers from 1."""
     if "rlnOpticsGroup" in particles.optics_table:

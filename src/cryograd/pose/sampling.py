@@ -58,11 +58,14 @@ class Sampler:
         Draws as a multiple s₀ of the effective size of a proposal.
     group
         Matrices of the point group, (|G|, 3, 3).
+    only
+        Whether poses are drawn even where searching for them would cost less.
     """
 
     annealing: Annealing
     samples: float
     group: FloatArray
+    only: bool = False
 
     @staticmethod
     def over(iterations: int, samples: float, group: FloatArray) -> "Sampler":

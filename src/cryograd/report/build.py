@@ -9,6 +9,7 @@ from markupsafe import Markup
 from cryograd import __version__
 from cryograd.atomic import write_text
 from cryograd.report import map_images, plots
+from cryograd.report.half_maps import half_map_plots
 from cryograd.report.load import Poses, RunFiles, load_run
 from cryograd.report.remarks import remarks, shift_limit
 from cryograd.report.style import figure_style
@@ -60,6 +61,7 @@ def _page_of(run: RunFiles) -> dict[str, Any]:
         "projections": map_images.projections(run.volume),
         "box": run.volume.shape[0] * run.pixel_size,
         "truth": _truth(run),
+        "halves": half_map_plots(run.halves) if run.halves is not None else None,
         "course": Markup(plots.course(run.log)) if run.log else None,
         "poses": _pose_plots(run, run.poses) if run.poses is not None else None,
         "times": Markup(plots.stage_times(run.log)) if run.log else None,
@@ -105,7 +107,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     facts.append((str(run.settings.get("symmetry", "C1")), "symmetry"))
     facts.append((f"{run.volume.shape[0]} px", f"box, {run.pixel_size:.3g} Å a pixel"))
     if run.log:
-        facts.append((f"{run.log[-1]['iteration']:,}", "iterations"))
+        facts.append((f"{len(run.log):,}", "iterations"))
     if run.metrics is not None:
         facts.append((_duration(run.metrics["wall_seconds"]), f"on {run.metrics['device']}"))
     return facts

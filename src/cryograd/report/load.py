@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import read_particles
 from cryograd.errors import CryogradError
+from cryograd.report.half_maps import HalfMapFiles, load_half_maps
 from cryograd.rotations import FloatArray
 
 
@@ -52,6 +53,8 @@ class RunFiles:
         Map (L, L, L) and Å.
     poses
         From particles.star, which only a finished run has.
+    halves
+        What a finished refinement says of its half maps; None for other runs.
     comparison, truth
         Comparison with the known truth, and the truth aligned to the map, which only a demonstration has.
     """
@@ -63,6 +66,7 @@ class RunFiles:
     volume: NDArray[np.float32]
     pixel_size: float
     poses: Poses | None
+    halves: HalfMapFiles | None
     comparison: dict[str, Any] | None
     truth: NDArray[np.float32] | None
 
@@ -89,6 +93,7 @@ def load_run(folder: Path) -> RunFiles:
         volume=volume,
         pixel_size=pixel_size,
         poses=_read_poses(particles) if particles.is_file() else None,
+        halves=load_half_maps(folder),
         comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,
         truth=read_map(truth)[0] if truth.is_file() else None,
     )

@@ -17,7 +17,7 @@ from cryograd.validation.gold_standard import GoldStandard
 # Å. Coarser than this a molecule's amplitudes follow its shape, not the loss of contrast.
 _GUINIER_LIMIT = 10.0
 # Å. A plot that ends before this shows little but the molecule's own fall-off.
-_COARSEST_FIT = 8.0
+_COARSEST_FIT = 6.0
 # Shells of a fit with a standard error worth the name.
 _LEAST_SHELLS = 5
 # Width of the low-pass filter's edge in Fourier pixels.
@@ -72,7 +72,7 @@ def guinier(density: ArrayLike, half_maps: GoldStandard) -> Guinier:
     """Estimate the B-factor of a map from 10 Å to its resolution.
 
     The amplitude of a shell is the root mean square of its coefficients times `signal_weights`, which takes
-    the noise's share away. There is no fit where the resolution is coarser than 8 Å, where fewer than 5
+    the noise's share away. There is no fit where the resolution is coarser than 6 Å, where fewer than 5
     shells lie in the range, and where the amplitudes do not fall off.
 
     Parameters

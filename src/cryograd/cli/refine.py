@@ -1,0 +1,142 @@
+"""``cryograd refine``: two half maps from a map, and everything that they say."""
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cryograd import refine
+from cryograd.atomic import write_text
+from cryograd.cli.folder import RunFolder
+from cryograd.cli.results import metrics_of, posterior_columns, support
+from cryograd.cli.run import Engine, Outcome, begin, drive
+from cryograd.config import ParticleRun, Refine
+from cryograd.data.fsc_files import write_fsc_star, write_fsc_xml
+from cryograd.data.mrc import read_map, write_map
+from cryograd.data.particles import Particles
+from cryograd.data.star import write_particles_star, write_poses_star
+from cryograd.halves import Halves
+from cryograd.report.build import build_report
+from cryograd.state import full_volume
+from cryograd.validation.half_maps import Findings, examine_half_maps
+
+
+def run(config: Refine) -> dict[str, Any]:
+    """Refine, write all files of the run, and return its metrics."""
+    folder, particles = begin(config)
+    done = drive("refine", config, folder, particles, [engine(config, particles, folder)])
+    return finish("refine", config, config.top_poses, particles, folder, done)
+
+
+def engine(config: Refine, particles: Particles, folder: RunFolder) -> Engine[Halves]:
+    """The refinement's engine, which keeps both half maps and their mean."""
+    return Engine(
+        lambda before, reading: refine.refine(particles, config, before, reading),
+        Halves.from_state_dict,
+        partial(_keep_maps, folder, particles),
+    )
+
+
+def finish(
+    command: str, config: ParticleRun, top: int, particles: Particles, folder: RunFolder, done: Outcome
+) -> dict[str, Any]:
+    """Examine the half maps, write what a finished run leaves, and return its metrics."""
+    halves: Halves = done.state
+    (first, pixel), (second, _) = (full_volume(state, particles) for state in halves.states)
+    given = None if config.mask is None else read_map(config.mask)[0]
+    posterior = halves.posterior
+    findings = examine_half_maps(
+        first,
+        second,
+        pixel,
+        support(halves.states[0], particles),
+        given,
+        posterior.rotations,
+        config.symmetry,
+        config.seed,
+    )
+    _write_maps(folder, findings, pixel)
+    columns = posterior_columns(posterior) | {"rlnRandomSubset": halves.members}
+    write_particles_star(folder.particles, particles, posterior.rotations, posterior.shifts, columns)
+    if top:
+        poses = posterior.top_rotations, posterior.top_shifts, posterior.top_probabilities
+        write_poses_star(folder.path / "poses.star", particles, *poses)
+    metrics = metrics_of(command, config, particles, posterior, halves.states[0], done)
+    metrics |= _resolution(findings)
+    folder.write_metrics(metrics)
+    build_report(folder.path)
+    return metrics | {"output": str(config.output)}
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What a run gave, in a few lines."""
+    output, resolution = metrics["output"], metrics["resolution_fsc143_angstrom"]
+    shown = "no resolution" if resolution is None else f"{resolution:.2f} Å"
+    return "\n".join(
+        [
+            f"{metrics['n_particles']} particles, box {metrics['box_size']} px at "
+            f"{metrics['pixel_size_angstrom']:.4g} Å, symmetry {metrics['symmetry']}",
+            f"{shown} by the half maps (FSC 0.143), {metrics['wall_seconds']:.0f} s on {metrics['device']}",
+            f"map        {output}/volume.mrc",
+            f"half maps  {output}/half1.mrc, half2.mrc",
+            f"poses      {output}/particles.star",
+            f"report     {output}/report.html",
+        ]
+    )
+
+
+def _keep_maps(folder: RunFolder, particles: Particles, halves: Halves) -> None:
+    """Write the half maps so far, and their mean."""
+    (first, pixel), (second, _) = (full_volume(state, particles) for state in halves.states)
+    for path, half in zip(folder.halves, (first, second), strict=True):
+        write_map(path, half, pixel)
+    write_map(folder.volume, np.float32(0.5) * (first + second), pixel)
+
+
+def _write_maps(folder: RunFolder, findings: Findings, pixel: float) -> None:
+    """Write what the half maps say, besides themselves."""
+    write_map(folder.volume, findings.sharpened.density, pixel)
+    write_map(folder.mask, findings.mask.values, pixel)
+    write_map(folder.path / "local_resolution.mrc", findings.local_resolution, pixel)
+    found = findings.correlation
+    write_fsc_star(
+        folder.path / "fsc.star",
+        found.extent,
+        corrected=found.corrected,
+        unmasked=found.unmasked,
+        masked=found.masked,
+        randomised=found.randomised,
+        resolution=found.resolution(),
+        b_factor=findings.sharpened.guinier.b_factor,
+        randomised_from=found.randomised_from,
+    )
+    write_text(folder.path / "anisotropy.json", json.dumps(_anisotropy(findings), indent=2) + "\n")
+    write_fsc_xml(folder.path / "fsc.xml", found.extent, found.correlation, "Half maps, in the mask")
+
+
+def _anisotropy(findings: Findings) -> dict[str, Any]:
+    """What anisotropy.json says: least, quartiles and largest correlation of the cones by shell, and more."""
+    quartiles = np.quantile(findings.conical.values, [0.0, 0.25, 0.5, 0.75, 1.0], axis=0)
+    return {
+        "conical_fsc_quartiles": quartiles.round(5).tolist(),
+        "conical_fsc_area_ratio": findings.conical.ratio,
+        "worst_direction": findings.conical.worst.round(5).tolist(),
+        "sampling_compensation_factor": findings.sampling.compensation,
+    }
+
+
+def _resolution(findings: Findings) -> dict[str, Any]:
+    """What metrics.json says of the half maps."""
+    found, guinier = findings.correlation, findings.sharpened.guinier
+    inside = findings.local_resolution[findings.mask.values > 0.5]
+    return {
+        "resolution_fsc143_angstrom": found.resolution(),
+        "resolution_fsc05_angstrom": found.resolution(0.5),
+        "mask_too_tight": bool(found.mask_too_tight),
+        "b_factor_angstrom2": guinier.b_factor,
+        "b_factor_missing": guinier.no_fit,
+        "local_resolution_quartiles_angstrom": np.quantile(inside, [0.25, 0.5, 0.75]).round(2).tolist(),
+        "conical_fsc_area_ratio": findings.conical.ratio,
+        "sampling_compensation_factor": findings.sampling.compensation,
+    }

@@ -1,0 +1,130 @@
+"""What a report shows of two half maps: their correlation, by place and by direction."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from cryograd.data.mrc import read_map
+from cryograd.data.star import read_star
+from cryograd.report.style import ACCENT, INK, MUTED, WARM, as_svg, new_figure
+from cryograd.rotations import FloatArray
+
+# Curves of fsc.star by what they are called, and their looks.
+_CURVES = {
+    "rlnFourierShellCorrelationUnmaskedMaps": ("unmasked", {"color": MUTED, "lw": 1.0}),
+    "rlnFourierShellCorrelationMaskedMaps": ("in the mask", {"color": ACCENT, "lw": 1.0}),
+    "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": (
+        "in the mask, random phases",
+        {"color": WARM, "lw": 1.0},
+    ),
+    "rlnFourierShellCorrelationCorrected": ("corrected", {"color": INK, "lw": 1.8}),
+}
+
+
+@dataclass(frozen=True)
+class HalfMapFiles:
+    """What a finished refinement left of its half maps.
+
+    Parameters
+    ----------
+    frequency
+        1/Å of each shell, shape (n,).
+    curves
+        Correlations by column of fsc.star, shape (n,) each.
+    local_resolution, mask
+        Å, and 0 to 1: maps (L, L, L).
+    anisotropy
+        anisotropy.json.
+    """
+
+    frequency: FloatArray
+    curves: dict[str, FloatArray]
+    local_resolution: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    anisotropy: dict[str, Any]
+
+
+def load_half_maps(folder: Path) -> HalfMapFiles | None:
+    """Read what a run says of its half maps; None where it has none or is not finished."""
+    names = ("fsc.star", "local_resolution.mrc", "mask.mrc", "anisotropy.json")
+    paths = [folder / name for name in names]
+    if not all(path.is_file() for path in paths):
+        return None
+    table = read_star(paths[0])["fsc"]
+    curves = {name: table[name].to_numpy(dtype=np.float64) for name in _CURVES}
+    local, mask = (read_map(path)[0] for path in paths[1:3])
+    anisotropy = json.loads(paths[3].read_text(encoding="utf-8"))
+    return HalfMapFiles(table["rlnResolution"].to_numpy(dtype=np.float64), curves, local, mask, anisotropy)
+
+
+def half_map_plots(files: HalfMapFiles) -> dict[str, Markup]:
+    """The plots by name."""
+    return {
+        "fsc": Markup(shells(files)),
+        "local": Markup(local_resolution(files)),
+        "cones": Markup(cones(files)),
+    }
+
+
+def shells(files: HalfMapFiles) -> str:
+    """Fourier shell correlations of the half maps."""
+    figure = new_figure(9.0, 3.0)
+    axes = figure.subplots()
+    _frame(axes, files)
+    for name, (label, look) in _CURVES.items():
+        axes.plot(files.frequency, files.curves[name], label=label, **look)
+    axes.legend(frameon=False)
+    return as_svg(figure, "half-maps")
+
+
+def cones(files: HalfMapFiles) -> str:
+    """Spread of the correlations within cones."""
+    figure = new_figure(9.0, 2.6)
+    axes = figure.subplots()
+    _frame(axes, files)
+    low, quarter, median, three, high = np.array(files.anisotropy["conical_fsc_quartiles"])
+    frequency = files.frequency[: len(median)]
+    axes.fill_between(frequency, low, high, color=ACCENT, alpha=0.18, lw=0, label="all cones")
+    axes.fill_between(frequency, quarter, three, color=ACCENT, alpha=0.35, lw=0, label="half of them")
+    axes.plot(frequency, median, color=INK, label="median")
+    axes.legend(frameon=False)
+    return as_svg(figure, "cones")
+
+
+def local_resolution(files: HalfMapFiles) -> str:
+    """Central slices of the local resolution in the mask, and its distribution."""
+    figure = new_figure(9.0, 2.5)
+    axes = figure.subplots(1, 4, width_ratios=(1.0, 1.0, 1.0, 1.2))
+    inside = files.mask > 0.5
+    values = files.local_resolution[inside]
+    low, high = np.quantile(values, [0.02, 0.98])
+    c = len(files.mask) // 2
+    colours = matplotlib.colormaps["viridis_r"]
+    shown = np.ma.masked_where(~inside, files.local_resolution)
+    mesh = None
+    for axis, plane, name in zip(axes, (shown[:, :, c], shown[:, c, :], shown[c]), "xyz", strict=False):
+        mesh = axis.imshow(plane, cmap=colours, vmin=low, vmax=high, origin="lower")
+        axis.set(title=f"across {name}", xticks=[], yticks=[])
+    figure.colorbar(mesh, ax=axes[2], shrink=0.8, label="Å")
+    axes[3].hist(values, 40, range=(low, high), color=ACCENT)
+    axes[3].axvline(float(np.median(values)), color=WARM, lw=1.0)
+    axes[3].set(xlabel="local resolution (Å)", ylabel="voxels", yticks=[])
+    return as_svg(figure, "local")
+
+
+def _frame(axes: Axes, files: HalfMapFiles) -> None:
+    """Thresholds and limits of a plot of correlations."""
+    for level in (0.5, 0.143):
+        axes.axhline(level, color=MUTED, lw=0.7, ls=":")
+    axes.axhline(0.0, color=MUTED, lw=0.7)
+    axes.set(
+        xlabel="spatial frequency (1/Å)", ylabel="correlation", ylim=(-0.15, 1.03), yticks=(0.0, 0.5, 1.0)
+    )
+    axes.set_xlim(0.0, files.frequency[-1])

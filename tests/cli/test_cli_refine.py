@@ -1,0 +1,149 @@
+"""Refinement and reconstruction from the command line, on small simulated images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryograd import checkpoint
+from cryograd.cli.molecule import SYMMETRY, molecule
+from cryograd.data.mrc import read_map, write_map
+from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import read_particles
+from cryograd.data.simulate import Simulation, simulate
+from cryograd.data.star import read_star
+
+from .conftest import Outcome, tree
+
+BOX, PIXEL, N = 32, 6.0, 160
+FILES = {
+    "run.toml",
+    "log.jsonl",
+    "volume.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "mask.mrc",
+    "local_resolution.mrc",
+    "fsc.star",
+    "fsc.xml",
+    "anisotropy.json",
+    "particles.star",
+    "metrics.json",
+    "report.html",
+    "checkpoint",
+    "checkpoint/state.pt",
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
+    simulate(molecule(BOX, PIXEL), PIXEL, Simulation(N, (group,), snr=0.4, seed=5), folder)
+    write_map(folder / "start.mrc", molecule(BOX, PIXEL), PIXEL)
+    return folder
+
+
+@pytest.fixture
+def refined(cryograd_command: Callable[..., Outcome], small: Path) -> Callable[..., Outcome]:
+    def run(output: Path, *arguments: object) -> Outcome:
+        given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--max-shift", 12)
+        given += ("--passes", 1, "--minibatch", 20, "--threads", 1)
+        return cryograd_command("refine", small / "particles.star", "-o", output, *given, *arguments)
+
+    return run
+
+
+def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_path: Path) -> None:
+    outcome = refined(tmp_path / "run", "--top-poses", 4, "--json")
+    assert outcome.status == 0, outcome.err
+    assert tree(tmp_path / "run") == FILES | {"poses.star"}
+    metrics = json.loads(outcome.out)
+    assert 12.0 <= metrics["resolution_fsc143_angstrom"] < 20.0
+    assert metrics["command"] == "refine"
+    assert set(metrics["stage_seconds"]) == {"refine", "poses"}
+    half1, half2, mean = (
+        read_map(tmp_path / "run" / f"{name}.mrc")[0] for name in ("half1", "half2", "volume")
+    )
+    assert half1.shape == half2.shape == mean.shape == (BOX, BOX, BOX)
+    assert not np.array_equal(half1, half2)
+    written = read_particles(tmp_path / "run/particles.star")
+    assert len(written) == N
+    assert sorted(np.unique(written.half_set, return_counts=True)[1]) == [N // 2, N // 2]
+    for name in ("rlnLogLikeliContribution", "cryogradPoseEntropy", "cryogradEffectiveSampleSize"):
+        assert np.isfinite(written.table[name]).all()
+    poses = read_star(tmp_path / "run/poses.star")["poses"]
+    assert poses["cryogradPoseRank"].max() == 4
+    total = poses.groupby("rlnImageName")["cryogradPoseProbability"].sum()
+    assert len(total) == N
+    assert (total <= 1.0 + 1e-4).all()
+    html = (tmp_path / "run/report.html").read_text()
+    assert "Half maps" in html
+
+
+def test_half_sets_that_were_written_are_used_again(
+    refined: Callable, cryograd_command: Callable, small: Path, tmp_path: Path
+) -> None:
+    assert refined(tmp_path / "one").status == 0
+    first = tmp_path / "one/particles.star"
+    given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--passes", 0.5, "--threads", 1)
+    again = cryograd_command("refine", first, "-o", tmp_path / "two", "--seed", 9, *given)
+    assert again.status == 0
+    one, two = (read_particles(tmp_path / name / "particles.star") for name in ("one", "two"))
+    assert one.half_set is not None
+    assert np.array_equal(one.half_set, two.half_set)
+
+
+def test_an_interrupted_refinement_ends_as_one_that_was_not(
+    refined: Callable, cryograd_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refined(tmp_path / "whole").status == 0
+    kept: list[checkpoint.Checkpoint] = []
+    save = checkpoint.save
+
+    def stop(path: Path, made: checkpoint.Checkpoint) -> None:
+        save(path, made)
+        kept.append(made)
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stop)
+        assert refined(tmp_path / "broken", "--checkpoint-seconds", 0).status == 130
+    assert cryograd_command("refine", "-o", tmp_path / "broken", "--resume").status == 0
+    for name in ("half1.mrc", "half2.mrc", "particles.star", "fsc.star"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--independent-halves",)])
+def test_reconstruction_from_a_random_start(
+    cryograd_command: Callable, small: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    given = ("--symmetry", SYMMETRY, "--max-shift", 12, "--passes", 2, "--minibatch", 20, "--json", *options)
+    outcome = cryograd_command("reconstruct", small / "particles.star", "-o", tmp_path / "run", *given)
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["resolution_fsc143_angstrom"] < 20.0
+    starts = {"abinitio1.mrc", "abinitio2.mrc"} if options else {"abinitio.mrc"}
+    assert tree(tmp_path / "run") == FILES | starts
+    truth = json.loads(
+        cryograd_command(
+            "compare", tmp_path / "run/volume.mrc", small / "truth.mrc", "--flip-hand", "--json"
+        ).out
+    )
+    assert truth["resolution_fsc05_angstrom"] < 22.0
+
+
+def test_poses_are_not_invented(refined: Callable, small: Path, tmp_path: Path, refused: Callable) -> None:
+    star = (small / "particles.star").read_text()
+    kept = [name for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi") if name in star]
+    assert kept
+    bare = small / "bare.star"
+    bare.write_text(star.replace("rlnAngle", "cryogradWas").replace("rlnOrigin", "cryogradHad"))
+    message = refused(
+        "refine", bare, "--volume", small / "start.mrc", "-o", tmp_path / "run", "--local", "--threads", 1
+    )
+    assert "no poses" in message
+    assert not (tmp_path / "run").exists()
