@@ -1,6 +1,6 @@
-"""Ab initio runs on real β-galactosidase particles (EMPIAR-10204), scored against the atomic model's density.
+"""Runs on real β-galactosidase particles (EMPIAR-10204), scored against the atomic model's density.
 
-    python benchmarks/bgal.py DATA_FOLDER -o runs [--seeds 0 1 2] [--picture docs/images/bgal.png]
+    python benchmarks/bgal.py DATA_FOLDER -o runs [--command abinitio] [--seeds 0 1 2] [--picture bgal.png]
 
 DATA_FOLDER holds particles_clean_1268.star, particles_all_2374.star and reference_5a1a_64px.mrc. Runs that
 are already in the output folder are scored, not repeated.
@@ -29,13 +29,13 @@ ASYMMETRIC = ("clean-C1", "particles_clean_1268.star", "C1")
 PROTEIN_VOLUME = 465e3 * 1.21
 
 
-def reconstruct(particles: Path, symmetry: str, seed: int, folder: Path) -> float | None:
+def reconstruct(name: str, particles: Path, symmetry: str, seed: int, folder: Path) -> float | None:
     """Run the command in a process of its own; its processor time in seconds, None if it was done before."""
     if (folder / "metrics.json").exists():
         return None
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = Path(sys.executable).with_name("cryograd")
-    command = [program, "abinitio", particles, "--symmetry", symmetry, "--seed", str(seed), "-o", folder]
+    command = [program, name, particles, "--symmetry", symmetry, "--seed", str(seed), "-o", folder]
     subprocess.run(command, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -49,20 +49,29 @@ def lowpassed(volume: np.ndarray, pixel: float, resolution: float) -> np.ndarray
 
 
 def score(folder: Path, reference: np.ndarray, pixel: float) -> tuple[dict, np.ndarray]:
-    """FSC with the reference after alignment, both inside a soft sphere; and the aligned map."""
+    """What a run reached, and its map aligned to the reference."""
     volume, voxel = read_map(folder / "volume.mrc")
+    found, aligned = against(volume, voxel, reference, pixel)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found |= {name: metrics[name] for name in ("wall_seconds", "stage_seconds")}
+    if (folder / "half1.mrc").exists():
+        mean = 0.5 * (read_map(folder / "half1.mrc")[0] + read_map(folder / "half2.mrc")[0])
+        found["unfiltered"] = against(mean, voxel, reference, pixel)[0]
+        found["resolution_fsc143_angstrom"] = metrics["resolution_fsc143_angstrom"]
+    return found, aligned
+
+
+def against(volume: np.ndarray, voxel: float, reference: np.ndarray, pixel: float) -> tuple[dict, np.ndarray]:
+    """FSC with the reference after alignment, both inside a soft sphere; and the aligned map."""
     aligned = align(volume, reference, voxel, pixel).volume
     mask = soft_sphere(len(reference), MASK_RADIUS, MASK_EDGE)
     _, values = fsc(aligned * mask, reference * mask)
     low = [lowpassed((v * mask).astype(np.float32), pixel, 20.0) for v in (aligned, reference)]
-    metrics = json.loads((folder / "metrics.json").read_text())
     return {
         "fsc05_angstrom": resolution_at(values, 0.5, len(reference), pixel),
         "fsc0143_angstrom": resolution_at(values, 0.143, len(reference), pixel),
         "mean_fsc_shells_6_25": float(values[6:26].mean()),
         "correlation_20_angstrom": float(np.corrcoef(low[0].ravel(), low[1].ravel())[0, 1]),
-        "wall_seconds": metrics["wall_seconds"],
-        "stage_seconds": metrics["stage_seconds"],
     }, aligned
 
 
@@ -95,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--command", default="reconstruct", choices=["abinitio", "reconstruct"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
@@ -104,7 +114,7 @@ def main() -> None:
     results = []
     for name, particles, symmetry, seed in jobs:
         folder = options.output / f"{name}-{seed}"
-        seconds = reconstruct(options.data / particles, symmetry, seed, folder)
+        seconds = reconstruct(options.command, options.data / particles, symmetry, seed, folder)
         found, aligned = score(folder, reference, pixel)
         results.append({"set": name, "seed": seed, "processor_seconds": seconds} | found)
         print(json.dumps(results[-1]), flush=True)

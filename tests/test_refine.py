@@ -125,6 +125,11 @@ def test_a_refinement_ends_with_a_pose_of_every_particle(particles: Particles, f
     assert table.visited[first].all()
     assert table.top_rotations.shape == (N, 3, 3, 3)
     assert (np.diff(table.top_probabilities, axis=1) <= 0.0).all()
+    for state in final.states:
+        unfiltered = state.candidates[0].unfiltered
+        assert unfiltered is not None
+        assert float(unfiltered.min()) < 0.0 <= float(state.volume.min())
+        assert float(fsc(unfiltered.numpy(), state.volume.numpy())[1][2:8].min()) > 0.9
     assert (table.effective_size >= 1.0 - 1e-6).all()
     assert np.array_equal(table.rotations[second], final.states[1].posterior.rotations[second])
 
@@ -151,7 +156,7 @@ def test_local_refinement_stays_at_the_poses_of_the_file(particles: Particles, f
 def test_relaxed_symmetry_finds_the_equivalent_that_is_right(particles: Particles, folder: Path) -> None:
     """Poses that are any of four under D2 are told apart by a map without symmetry."""
     z, y, x = np.meshgrid(*[np.linspace(-1.0, 1.0, BOX, dtype=np.float32)] * 3, indexing="ij")
-    lopsided = molecule(BOX, PIXEL) * (1.0 + 0.6 * x + 0.8 * y + 0.7 * z)
+    lopsided = (molecule(BOX, PIXEL) * (1.0 + 0.6 * x + 0.8 * y + 0.7 * z)).astype(np.float32)
     group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
     images = simulate(lopsided, PIXEL, Simulation(N, (group,), snr=0.3, seed=7), folder / "lopsided")
     assert images.rotations is not None

@@ -30,6 +30,11 @@ def _known_symmetry(name: str) -> str:
     return name.upper()
 
 
+def _known_symmetry_or_auto(name: str) -> str:
+    """As `_known_symmetry`, or ``auto``."""
+    return name.lower() if name.lower() == "auto" else _known_symmetry(name)
+
+
 Symmetry = Annotated[str, AfterValidator(_known_symmetry)]
 
 
@@ -204,6 +209,11 @@ class Refine(HalfSetRun):
 class Reconstruct(HalfSetRun):
     """Reconstruct a map from a random start, and refine it in two independent halves."""
 
+    symmetry: Annotated[str, AfterValidator(_known_symmetry_or_auto)] = option(
+        "C1",
+        "Point group on RELION's axes: C1, Cn, Dn, T, O, I or I1 to I4; 'auto' for the one found in the "
+        "start, which is then reconstructed without any.",
+    )
     starts: PositiveInt = option(4, "Random starts, of which the best is kept.")
     independent_halves: bool = option(
         False, "The halves start from random volumes of their own, and are only brought into one frame."

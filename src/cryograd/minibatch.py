@@ -78,8 +78,8 @@ def scales(setup: Setup, state: State) -> np.ndarray:
     seen = state.posterior.energy > 0.0
     found = np.ones(len(seen))
     if setup.scale_width and seen.any():
-        fits = (torch.from_numpy(x[seen]) for x in (state.posterior.match, state.posterior.energy))
-        best = best_scale(*fits, setup.scale_width)[0].numpy()
+        match, energy = (torch.from_numpy(x[seen]) for x in (state.posterior.match, state.posterior.energy))
+        best = best_scale(match, energy, setup.scale_width)[0].numpy()
         # The scale of all is the map's.
         found[seen] = best / best.mean()
     return found

@@ -21,6 +21,7 @@ from cryograd.minibatch import at_scale_one, minibatch, near, poses_at, renoised
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
 from cryograd.setup import Setup
 from cryograd.solvers.incremental import IncrementalState, Quadratic
+from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import State
 from cryograd.validation.fsc import fsc
@@ -60,7 +61,7 @@ def refine(
     Yields
     ------
     Halves
-        After every iteration. The last one has unfiltered half maps, and a pose for every particle.
+        After every iteration. The last one also has unfiltered half maps, and a pose for every particle.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def refine(
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
-        change = partial(_assign_poses, plan) if step.stage == "poses" else partial(_optimise, config)
+        change = partial(_assign_poses, plan, config) if step.stage == "poses" else partial(_optimise, config)
         ratio = _noise_to_signal(halves)
         first, second = (
             change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
@@ -91,10 +92,7 @@ def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Ten
     local = near(setup, state, step, likelihood, found, batch, number)
     local = replace(local, precision=partial(wiener_precision, ratio))
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
-    volume = move.volume * state.mask
-    # Noise in the map draws images into false poses, and half of it is below zero.
-    volume = volume.clamp(min=0.0) if config.nonnegative else volume
-    candidate = replace(state.candidates[0], volume=volume, solver=move.state)
+    candidate = replace(state.candidates[0], volume=_allowed(move.volume, state, config), solver=move.state)
     noise = renoised(setup, state, found, loaded, likelihood.disc)
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:
@@ -104,13 +102,19 @@ def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Ten
     return following
 
 
-def _assign_poses(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
-    """One half with the poses of its next particles at its final map.
+def _allowed(volume: Tensor, state: State, config: Refine) -> Tensor:
+    """A map that the mask and the constraint allow."""
+    masked = volume * state.mask
+    # Noise in the map draws images into false poses, and half of it is below zero.
+    return masked.clamp(min=0.0) if config.nonnegative else masked
 
-    What they say of the map at all frequencies is added up. When all have been seen the map becomes
-    the minimum of the sum, without a filter or a mask.
+
+def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+    """One half with the poses of its next particles at its last map, which does not change meanwhile.
+
+    What they say of the map at all frequencies is added up. When all have been seen, the sum has two minima:
+    the map, and the map without prior, mask and constraint.
     """
-    del ratio
     number = state.iteration - plan.optimisation
     indices = np.array_split(setup.train, plan.chunks)[number]
     likelihood = setup.likelihood(step.radius)
@@ -118,16 +122,26 @@ def _assign_poses(plan: Plan, setup: Setup, state: State, step: Step, ratio: Ten
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, (number, plan.chunks))
     seen = Quadratic.of(local, state.volume, len(indices) / len(setup.train))
-    before = state.candidates[0].solver
-    if number and isinstance(before, IncrementalState) and before.total is not None:
-        seen = before.total + seen
-    volume = state.volume
+    candidate = state.candidates[0]
+    if number and isinstance(candidate.solver, IncrementalState) and candidate.solver.total is not None:
+        seen = candidate.solver.total + seen
+    candidate = replace(candidate, solver=IncrementalState((), seen))
     if number == plan.chunks - 1:
-        local = replace(local, precision=lambda curvature: RIDGE * shell_means(curvature))
-        volume = volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
-    candidate = replace(state.candidates[0], volume=volume, solver=IncrementalState((), seen))
+        candidate = replace(
+            candidate,
+            volume=_allowed(
+                _minimum(seen, state.volume, local, partial(wiener_precision, ratio)), state, config
+            ),
+            unfiltered=_minimum(seen, state.volume, local, lambda curvature: RIDGE * shell_means(curvature)),
+        )
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     return state.following(step, found.poses, (candidate,), state.noise, table, len(indices))
+
+
+def _minimum(seen: Quadratic, volume: Tensor, local: Local, precision: Callable[[Tensor], Tensor]) -> Tensor:
+    """The minimum of what all images say and of a prior on the spectrum."""
+    local = replace(local, precision=precision)
+    return volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
 
 
 def _together(

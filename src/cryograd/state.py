@@ -40,6 +40,8 @@ class Candidate:
         What the solver remembers of each.
     evidence
         Running mean log evidence per coefficient.
+    unfiltered
+        The likeliest map at the last poses, without prior, constraint and mask, (W, W, W); None before.
     """
 
     volume: Tensor
@@ -47,6 +49,7 @@ class Candidate:
     difference: Tensor | None
     difference_solver: SolverState | None
     evidence: float
+    unfiltered: Tensor | None = None
 
     def to(self, device: torch.device) -> "Candidate":
         """The candidate with its tensors on a device."""
@@ -56,6 +59,7 @@ class Candidate:
             None if self.difference is None else self.difference.to(device),
             None if self.difference_solver is None else self.difference_solver.to(device),
             self.evidence,
+            None if self.unfiltered is None else self.unfiltered.to(device),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,7 +159,11 @@ class PosteriorTable:
             rotations,
             np.zeros((n, ranked, 2)),
             np.zeros((n, ranked)),
-            *([unknown] * 5),
+            unknown,
+            unknown,
+            unknown,
+            unknown,
+            unknown,
             np.zeros(n, dtype=bool),
         )
 
@@ -313,8 +321,17 @@ class State:
         return replace(self, candidates=candidates, mask=self.mask.to(device), noise=noise)
 
 
-def full_volume(state: State, particles: Particles) -> tuple[np.ndarray, float]:
+def full_volume(state: State, particles: Particles, volume: Tensor | None = None) -> tuple[np.ndarray, float]:
     """The map at the sampling of the first optics group.
+
+    Parameters
+    ----------
+    state
+        The state.
+    particles
+        Its particles.
+    volume
+        A map (W, W, W) of the working box in the place of the state's.
 
     Returns
     -------
@@ -323,7 +340,8 @@ def full_volume(state: State, particles: Particles) -> tuple[np.ndarray, float]:
     """
     optics = particles.optics[0]
     size = state.volume.shape[-1]
-    volume = Symmetrizer(state.symmetry, size, state.radius).forward(state.volume)
+    volume = state.volume if volume is None else volume
+    volume = Symmetrizer(state.symmetry, size, state.radius).forward(volume)
     # What lies beyond the march's radius comes from positivity, not from the images.
     volume = lowpass_volume(volume, min(state.radius + 1.0, size / 2 - 1.0))
     pixel = state.extent / size

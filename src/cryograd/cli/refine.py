@@ -1,6 +1,7 @@
 """``cryograd refine``: two half maps from a map, and everything that they say."""
 
 import json
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from cryograd.atomic import write_text
 from cryograd.cli.folder import RunFolder
 from cryograd.cli.results import metrics_of, posterior_columns, support
 from cryograd.cli.run import Engine, Outcome, begin, drive
-from cryograd.config import ParticleRun, Refine
+from cryograd.config import HalfSetRun, Refine
 from cryograd.data.fsc_files import write_fsc_star, write_fsc_xml
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
@@ -21,48 +22,48 @@ from cryograd.report.build import build_report
 from cryograd.state import full_volume
 from cryograd.validation.half_maps import Findings, examine_half_maps
 
+States = Callable[[Halves | None, Callable[[int, int], None]], Iterator[Halves]]
+
 
 def run(config: Refine) -> dict[str, Any]:
     """Refine, write all files of the run, and return its metrics."""
     folder, particles = begin(config)
-    done = drive("refine", config, folder, particles, [engine(config, particles, folder)])
-    return finish("refine", config, config.top_poses, particles, folder, done)
+    states = partial(refine.refine, particles, config)
+    done = drive("refine", config, folder, particles, [engine(states, particles, folder)])
+    return finish("refine", config, particles, folder, done)
 
 
-def engine(config: Refine, particles: Particles, folder: RunFolder) -> Engine[Halves]:
-    """The refinement's engine, which keeps both half maps and their mean."""
-    return Engine(
-        lambda before, reading: refine.refine(particles, config, before, reading),
-        Halves.from_state_dict,
-        partial(_keep_maps, folder, particles),
-    )
+def engine(states: States, particles: Particles, folder: RunFolder) -> Engine[Halves]:
+    """A refinement's engine, which keeps both half maps and their mean."""
+    return Engine(states, Halves.from_state_dict, partial(_keep_maps, folder, particles))
 
 
 def finish(
-    command: str, config: ParticleRun, top: int, particles: Particles, folder: RunFolder, done: Outcome
+    command: str, config: HalfSetRun, particles: Particles, folder: RunFolder, done: Outcome
 ) -> dict[str, Any]:
     """Examine the half maps, write what a finished run leaves, and return its metrics."""
     halves: Halves = done.state
-    (first, pixel), (second, _) = (full_volume(state, particles) for state in halves.states)
+    states = halves.states
+    (first, pixel), (second, _) = (full_volume(s, particles, s.candidates[0].unfiltered) for s in states)
     given = None if config.mask is None else read_map(config.mask)[0]
     posterior = halves.posterior
     findings = examine_half_maps(
         first,
         second,
         pixel,
-        support(halves.states[0], particles),
+        support(states[0], particles),
         given,
         posterior.rotations,
-        config.symmetry,
+        states[0].symmetry,
         config.seed,
     )
     _write_maps(folder, findings, pixel)
     columns = posterior_columns(posterior) | {"rlnRandomSubset": halves.members}
     write_particles_star(folder.particles, particles, posterior.rotations, posterior.shifts, columns)
-    if top:
+    if config.top_poses:
         poses = posterior.top_rotations, posterior.top_shifts, posterior.top_probabilities
         write_poses_star(folder.path / "poses.star", particles, *poses)
-    metrics = metrics_of(command, config, particles, posterior, halves.states[0], done)
+    metrics = metrics_of(command, config, particles, posterior, states[0], done)
     metrics |= _resolution(findings)
     folder.write_metrics(metrics)
     build_report(folder.path)
@@ -78,7 +79,7 @@ def summary(metrics: dict[str, Any]) -> str:
             f"{metrics['n_particles']} particles, box {metrics['box_size']} px at "
             f"{metrics['pixel_size_angstrom']:.4g} Å, symmetry {metrics['symmetry']}",
             f"{shown} by the half maps (FSC 0.143), {metrics['wall_seconds']:.0f} s on {metrics['device']}",
-            f"map        {output}/volume.mrc",
+            f"maps       {output}/volume.mrc, volume_sharpened.mrc",
             f"half maps  {output}/half1.mrc, half2.mrc",
             f"poses      {output}/particles.star",
             f"report     {output}/report.html",
@@ -88,15 +89,14 @@ def summary(metrics: dict[str, Any]) -> str:
 
 def _keep_maps(folder: RunFolder, particles: Particles, halves: Halves) -> None:
     """Write the half maps so far, and their mean."""
-    (first, pixel), (second, _) = (full_volume(state, particles) for state in halves.states)
-    for path, half in zip(folder.halves, (first, second), strict=True):
-        write_map(path, half, pixel)
-    write_map(folder.volume, np.float32(0.5) * (first + second), pixel)
+    for path, state in zip(folder.halves, halves.states, strict=True):
+        write_map(path, *full_volume(state, particles, state.candidates[0].unfiltered))
+    write_map(folder.volume, *full_volume(halves.states[0], particles, halves.volume))
 
 
 def _write_maps(folder: RunFolder, findings: Findings, pixel: float) -> None:
     """Write what the half maps say, besides themselves."""
-    write_map(folder.volume, findings.sharpened.density, pixel)
+    write_map(folder.path / "volume_sharpened.mrc", findings.sharpened.density, pixel)
     write_map(folder.mask, findings.mask.values, pixel)
     write_map(folder.path / "local_resolution.mrc", findings.local_resolution, pixel)
     found = findings.correlation

@@ -47,7 +47,7 @@ def metrics_of(
         "n_particles": len(particles),
         "box_size": optics.box_size,
         "pixel_size_angstrom": optics.pixel_size,
-        "symmetry": config.symmetry,
+        "symmetry": state.symmetry,
         "seed": config.seed,
         "device": str(state.volume.device),
         # A run that its held-out images ended has done fewer than it planned.

@@ -86,10 +86,9 @@ def _truth(run: RunFiles) -> dict[str, Any] | None:
 
 def _pose_plots(run: RunFiles, poses: Poses) -> dict[str, Markup | None]:
     """Plots of the poses."""
-    symmetry = run.settings.get("symmetry", "C1")
     known = poses.entropy is not None or poses.max_probability is not None
     return {
-        "views": Markup(plots.views(poses, symmetry)),
+        "views": Markup(plots.views(poses, run.symmetry)),
         "shifts": Markup(plots.shifts(poses, shift_limit(run))),
         "certainty": Markup(plots.certainty(poses)) if known else None,
     }
@@ -104,7 +103,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         if run.metrics.get("resolution_fsc143_angstrom") is not None:
             facts.insert(0, (f"{run.metrics['resolution_fsc143_angstrom']:.1f} Å", "resolution (FSC 0.143)"))
         facts.append((f"{run.metrics['n_particles']:,}", "particles"))
-    facts.append((str(run.settings.get("symmetry", "C1")), "symmetry"))
+    facts.append((run.symmetry, "symmetry"))
     facts.append((f"{run.volume.shape[0]} px", f"box, {run.pixel_size:.3g} Å a pixel"))
     if run.log:
         facts.append((f"{len(run.log):,}", "iterations"))

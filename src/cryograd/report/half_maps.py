@@ -108,11 +108,11 @@ def local_resolution(files: HalfMapFiles) -> str:
     c = len(files.mask) // 2
     colours = matplotlib.colormaps["viridis_r"]
     shown = np.ma.masked_where(~inside, files.local_resolution)
-    mesh = None
-    for axis, plane, name in zip(axes, (shown[:, :, c], shown[:, c, :], shown[c]), "xyz", strict=False):
-        mesh = axis.imshow(plane, cmap=colours, vmin=low, vmax=high, origin="lower")
+    planes = zip(axes, (shown[:, :, c], shown[:, c, :], shown[c]), "xyz", strict=False)
+    for axis, plane, name in planes:
+        axis.imshow(plane, cmap=colours, vmin=low, vmax=high, origin="lower")
         axis.set(title=f"across {name}", xticks=[], yticks=[])
-    figure.colorbar(mesh, ax=axes[2], shrink=0.8, label="Å")
+    figure.colorbar(axes[2].images[0], ax=axes[2], shrink=0.8, label="Å")
     axes[3].hist(values, 40, range=(low, high), color=ACCENT)
     axes[3].axvline(float(np.median(values)), color=WARM, lw=1.0)
     axes[3].set(xlabel="local resolution (Å)", ylabel="voxels", yticks=[])

@@ -70,6 +70,12 @@ class RunFiles:
     comparison: dict[str, Any] | None
     truth: NDArray[np.float32] | None
 
+    @property
+    def symmetry(self) -> str:
+        """Point group: as it was found, or asked for."""
+        asked = self.settings.get("symmetry", "C1")
+        return str((self.metrics or {}).get("symmetry", "C1" if asked == "auto" else asked))
+
 
 def load_run(folder: Path) -> RunFiles:
     """Read the files of a run.

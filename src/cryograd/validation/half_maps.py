@@ -79,15 +79,14 @@ def examine_half_maps(
     """
     soft = _mask(first, second, pixel_size, support) if mask is None else SolventMask(mask, None)
     correlation = gold_standard(first, second, soft.values, pixel_size, seed)
-    halves = [torch.from_numpy(half) for half in (first, second)]
-    inside = torch.from_numpy(soft.values)
+    one, two, inside, wide = (torch.from_numpy(x) for x in (first, second, soft.values, support))
     return Findings(
         soft,
         correlation,
         sharpened(first, second, soft.values, correlation),
-        local_resolution(*halves, inside, pixel_size).numpy(),
+        local_resolution(one, two, inside, pixel_size).numpy(),
         # A tight mask carries what its neighbours know into a cone that knows nothing.
-        conical_fsc(*(half * torch.from_numpy(support) for half in halves)),
+        conical_fsc(one * wide, two * wide),
         view_sampling(rotations, symmetry),
     )
 
