@@ -15,8 +15,7 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
-from cryograd.halves import MARGIN, Halves, Plan, half_sets, prepare
-from cryograd.minibatch import scales
+from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
 from cryograd.model.symmetry import group_matrices
 from cryograd.refine import refine
 from cryograd.solvers.incremental import quadratic_bytes
@@ -185,11 +184,28 @@ def test_the_scales_of_images_are_found(particles: Particles, folder: Path) -> N
     images[weak] = 0.6 * images[weak] + np.sqrt(1.0 - 0.36) * noise[weak].astype(np.float32)
     write_stack(folder / "weak.mrcs", images, PIXEL)
     faded = replace(particles, stacks=(folder / "weak.mrcs",))
-    setups, _, _ = prepare(faded, configuration(folder))
     *_, final = run(faded, configuration(folder, passes=1.0))
-    found = scales(setups[0], replace(final.states[0], posterior=final.posterior))
+    found = final.posterior.scales(SCALE_WIDTH)
     assert found.mean() == pytest.approx(1.0)
     assert np.median(found[weak]) / np.median(found[~weak]) == pytest.approx(0.6, abs=0.12)
+
+
+def test_the_defocus_of_particles_is_found(folder: Path) -> None:
+    """Half of the particles are wrong by 500 Å, which 10 Å hardly show: a standard error of 160 Å."""
+    box, pixel, n = 48, 3.0, 120
+    truth, group = molecule(box, pixel), Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, pixel, box)
+    images = simulate(truth, pixel, Simulation(n, (group,), snr=5.0, seed=8), folder / "defocus")
+    write_map(folder / "fine.mrc", truth, pixel)
+    wrong = np.arange(n) % 2 == 0
+    false = images.with_ctf(images.defocus_u + 500.0 * wrong, images.defocus_v + 500.0 * wrong, images.scale)
+    options = {"volume": folder / "fine.mrc", "refine_ctf": True, "start_resolution": 20.0, "passes": 1.0}
+    *_, final = run(false, configuration(folder, **options, minibatch=15))
+    assert [row["stage"] for row in final.history] == ["refine"] * 4 + ["ctf"] * 4 + ["poses"] * 4
+    change = final.posterior.defocus_change
+    assert abs(np.median(change[~wrong])) < 50.0
+    # The map was made with the wrong values, and half remembers them.
+    assert np.median(change[wrong]) < -100.0
+    assert np.mean(change[wrong] < 0.0) > 0.8
 
 
 def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:
@@ -273,8 +289,8 @@ def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
 
 
 def test_a_step_falls_in_the_last_pass_alone() -> None:
-    plan = Plan(2.0, 5, 3, 4.0, 15.0, True)
+    plan = Plan(2.0, 5, 3, False, 4.0, 15.0, True)
     assert [plan.rate(i) for i in range(6)] == [1.0] * 6
     assert plan.rate(9) == pytest.approx(1.0 / 2.2)
-    assert Plan(0.5, 10, 3, 4.0, 15.0, True).rate(0) == 1.0
-    assert Plan(2.0, 5, 3, 4.0, 15.0, False).rate(9) == 1.0
+    assert Plan(0.5, 10, 3, False, 4.0, 15.0, True).rate(0) == 1.0
+    assert Plan(2.0, 5, 3, False, 4.0, 15.0, False).rate(9) == 1.0

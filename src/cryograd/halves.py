@@ -81,7 +81,7 @@ class Halves:
 
     @property
     def stage(self) -> str:
-        """``refine`` or ``poses``."""
+        """``refine``, ``ctf`` or ``poses``."""
         return self.states[0].stage
 
     @property
@@ -150,7 +150,9 @@ class Plan:
     passes
         Times that every image is used to change the map.
     minibatches, chunks
-        Iterations of such a pass, and of the last one for the poses and the unfiltered maps.
+        Iterations of such a pass, and of one for the CTFs, and of the last for the poses and unfiltered maps.
+    ctf
+        Whether there is a pass for the CTFs.
     start_radius, final_radius
         Fourier pixels: what the start is cut to, and the last radius.
     falling
@@ -160,6 +162,7 @@ class Plan:
     passes: float
     minibatches: int
     chunks: int
+    ctf: bool
     start_radius: float
     final_radius: float
     falling: bool
@@ -170,14 +173,20 @@ class Plan:
         return math.ceil(self.passes * self.minibatches - 1e-9)
 
     @property
+    def last(self) -> int:
+        """Iterations before the last pass."""
+        return self.optimisation + self.chunks * self.ctf
+
+    @property
     def total(self) -> int:
         """All iterations."""
-        return self.optimisation + self.chunks
+        return self.last + self.chunks
 
     def step(self, halves: Halves, images: int) -> Step:
         """What the next iteration does with a minibatch of so many images."""
         if halves.iteration >= self.optimisation:
-            return Step("poses", self.final_radius, 0.0, images, 1)
+            stage = "poses" if halves.iteration >= self.last else "ctf"
+            return Step(stage, self.final_radius, 0.0, images, 1)
         reached = max(halves.resolved, self.start_radius)
         radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
         return Step("refine", radius, self.rate(halves.iteration), images, 1)
@@ -202,7 +211,7 @@ def prepare(
     minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
     chunks = math.ceil(max(map(len, members)) / config.minibatch)
     falling = config.solver == "preconditioned"
-    plan = Plan(config.passes, minibatches, chunks, start, final, falling)
+    plan = Plan(config.passes, minibatches, chunks, config.refine_ctf, start, final, falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
     maps = (config.volume, config.second_volume or config.volume)
     seeds = _seeds(particles, config)

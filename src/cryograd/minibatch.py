@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryograd.data.cache import Loaded
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
-from cryograd.objective.ctf_refinement import best_scale
 from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
 from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch, Poses
@@ -59,35 +59,33 @@ def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tupl
     return setup.train[np.unique(order[first : first + images])], (0, 1)
 
 
-def whitened(setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc) -> tuple[Batch, Loaded]:
+def whitened(
+    setup: Setup, state: State, indices: np.ndarray, disc: HalfDisc, masked: bool = True
+) -> tuple[Batch, Loaded]:
     """Load a minibatch and divide it by the noise.
 
-    Masks follow the particles' centres once these are known, and CTFs have the images' scales.
+    Masks follow the particles' centres once these are known, and CTFs have the images' scales and what was
+    found of their defocus.
     """
-    margins = np.where(state.posterior.visited[indices], MASK_MARGIN, np.inf)
-    loaded = setup.images.load(indices, disc, state.posterior.shifts[indices], margins)
+    table = state.posterior
+    margins = np.where(table.visited[indices] & masked, MASK_MARGIN, np.inf)
+    loaded = setup.images.load(indices, disc, table.shifts[indices], margins, table.defocus_change[indices])
     variance = state.noise.on_disc(disc, loaded.group)
     images = loaded.images * variance.rsqrt()
     log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)
-    scale = torch.as_tensor(scales(setup, state)[indices], dtype=torch.float32, device=images.device)
-    return Batch(images, loaded.ctf * scale[:, None] * variance.rsqrt(), log_norm), loaded
+    scale = image_scales(setup, state, indices)[:, None]
+    return Batch(images, loaded.ctf * scale * variance.rsqrt(), log_norm), loaded
 
 
-def scales(setup: Setup, state: State) -> np.ndarray:
-    """Scale of each image's signal at its last visit, shape (n,), in the mean 1; 1 before the first."""
-    seen = state.posterior.energy > 0.0
-    found = np.ones(len(seen))
-    if setup.scale_width and seen.any():
-        match, energy = (torch.from_numpy(x[seen]) for x in (state.posterior.match, state.posterior.energy))
-        best = best_scale(match, energy, setup.scale_width)[0].numpy()
-        # The scale of all is the map's.
-        found[seen] = best / best.mean()
-    return found
+def image_scales(setup: Setup, state: State, indices: np.ndarray) -> Tensor:
+    """Scale of the signal of some images, shape (B,)."""
+    scale = state.posterior.scales(setup.scale_width)[indices]
+    return torch.as_tensor(scale, dtype=torch.float32, device=state.mask.device)
 
 
 def at_scale_one(setup: Setup, state: State, indices: np.ndarray, poses: Poses) -> Poses:
     """Poses whose match and energy are those of CTFs without the scales that they were found with."""
-    scale = torch.as_tensor(scales(setup, state)[indices]).to(poses.match)
+    scale = image_scales(setup, state, indices)
     return replace(poses, match=poses.match / scale, energy=poses.energy / scale.square())
 
 

@@ -17,8 +17,11 @@ from cryograd.config import Refine
 from cryograd.data.particles import Particles
 from cryograd.fourier import radius_grid
 from cryograd.halves import Halves, Plan, prepare
-from cryograd.minibatch import at_scale_one, minibatch, near, poses_at, renoised, whitened
+from cryograd.minibatch import at_scale_one, image_scales, minibatch, near, poses_at, renoised, whitened
+from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
+from cryograd.pose.inference import concatenated
+from cryograd.pose.posterior import Poses
 from cryograd.setup import Setup
 from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.protocol import Local
@@ -29,6 +32,8 @@ from cryograd.validation.fsc import fsc
 # Curvature that the unfiltered maps' least measured frequencies are taken to have, as a fraction of their
 # shell's mean, and conjugate gradients that solve for them.
 RIDGE, SOLUTION = 1e-3, 24
+# Å: how far a particle's defocus may be from what its file says, as a standard deviation.
+DEFOCUS_WIDTH = 300.0
 # What the history has of both halves together.
 MEANS = ("log_evidence", "entropy", "max_probability")
 # Decimals of the shared correlation.
@@ -73,7 +78,11 @@ def refine(
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
-        change = partial(_assign_poses, plan, config) if step.stage == "poses" else partial(_optimise, config)
+        change = {
+            "refine": partial(_optimise, config),
+            "ctf": partial(_refine_ctf, plan),
+            "poses": partial(_assign_poses, plan, config),
+        }[step.stage]
         ratio = _noise_to_signal(halves)
         first, second = (
             change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
@@ -109,13 +118,36 @@ def _allowed(volume: Tensor, state: State, config: Refine) -> Tensor:
     return masked.clamp(min=0.0) if config.nonnegative else masked
 
 
+def _refine_ctf(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+    """One half with the defocus of its next particles; the map does not change."""
+    del ratio
+    indices = np.array_split(setup.train, plan.chunks)[state.iteration - plan.optimisation]
+    likelihood = setup.likelihood(step.radius)
+    # What defocus spreads beyond the particle says most of it.
+    batch, loaded = whitened(setup, state, indices, likelihood.disc, masked=False)
+    poses = poses_at(setup, state, indices, step.radius)
+    ctf = loaded.ctf * image_scales(setup, state, indices)[:, None]
+    parts, found = [], []
+    for part, inference in likelihood.inferences(state.volume, batch, poses):
+        parts.append((indices[part], CtfStatistics.of(inference.statistics, ctf[part])))
+        found.append(inference.poses)
+    frequencies = torch.as_tensor(likelihood.disc.frequencies / state.extent, device=loaded.ctf.device)
+    fit = refine_ctf(setup.images.particles, frequencies, parts, DEFOCUS_WIDTH, setup.scale_width)
+    change = state.posterior.defocus_change.copy()
+    change[indices] = fit.change[indices]
+    table = replace(state.posterior, defocus_change=change)
+    return state.following(
+        step, Poses(*concatenated(found)), state.candidates, state.noise, table, len(indices)
+    )
+
+
 def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half with the poses of its next particles at its last map, which does not change meanwhile.
 
     What they say of the map at all frequencies is added up. When all have been seen, the sum has two minima:
     the map, and the map without prior, mask and constraint.
     """
-    number = state.iteration - plan.optimisation
+    number = state.iteration - plan.last
     indices = np.array_split(setup.train, plan.chunks)[number]
     likelihood = setup.likelihood(step.radius)
     batch, _ = whitened(setup, state, indices, likelihood.disc)
@@ -151,7 +183,7 @@ def _together(
     first, second = states
     rows = [state.history[-1] for state in states]
     halves = Halves(states, before.start_radius, before.history)
-    correlation = list(halves.correlation) if first.stage == "poses" else _correlation(first, second)
+    correlation = _correlation(first, second) if first.stage == "refine" else list(halves.correlation)
     row = {name: 0.5 * (rows[0][name] + rows[1][name]) for name in MEANS} | {
         "iteration": halves.iteration,
         "stage": first.stage,

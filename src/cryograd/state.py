@@ -13,6 +13,7 @@ from cryograd.data.particles import Particles
 from cryograd.fourier import lowpass_volume
 from cryograd.model.noise import Noise
 from cryograd.model.symmetry import Symmetrizer
+from cryograd.objective.ctf_refinement import best_scale
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
 from cryograd.solvers.armijo import ArmijoState
@@ -138,6 +139,8 @@ class PosteriorTable:
         Shape (n,), as in `Poses`.
     visited
         Whether the particle has been in a minibatch, shape (n,).
+    defocus_change
+        Å that were found to be missing from its underfocus, shape (n,).
     """
 
     top_rotations: np.ndarray
@@ -149,6 +152,7 @@ class PosteriorTable:
     match: np.ndarray
     energy: np.ndarray
     visited: np.ndarray
+    defocus_change: np.ndarray
 
     @staticmethod
     def empty(n: int, ranked: int = 1) -> "PosteriorTable":
@@ -165,6 +169,7 @@ class PosteriorTable:
             unknown,
             unknown,
             np.zeros(n, dtype=bool),
+            unknown,
         )
 
     @property
@@ -181,6 +186,20 @@ class PosteriorTable:
     def max_probability(self) -> np.ndarray:
         """The best rotation's responsibility, shape (n,)."""
         return self.top_probabilities[:, 0]
+
+    def scales(self, width: float) -> np.ndarray:
+        """Scale of each image's signal at its last visit, shape (n,), in the mean 1; 1 before the first.
+
+        ``width`` is the standard deviation of its prior; 0 for no scales.
+        """
+        seen = self.energy > 0.0
+        found = np.ones(len(seen))
+        if width and seen.any():
+            match, energy = torch.from_numpy(self.match[seen]), torch.from_numpy(self.energy[seen])
+            best = best_scale(match, energy, width)[0].numpy()
+            # The scale of all is the map's.
+            found[seen] = best / best.mean()
+        return found
 
     def updated(self, indices: np.ndarray, poses: Poses) -> "PosteriorTable":
         """The table with new rows for some particles."""

@@ -16,6 +16,7 @@ _STAGES = {
     "march": "adding resolution",
     "settle": "settling",
     "refine": "refining",
+    "ctf": "refining CTFs",
     "poses": "final poses",
 }
 

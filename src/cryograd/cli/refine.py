@@ -17,10 +17,11 @@ from cryograd.data.fsc_files import write_fsc_star, write_fsc_xml
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
 from cryograd.data.star import write_particles_star, write_poses_star
-from cryograd.halves import Halves
+from cryograd.halves import SCALE_WIDTH, Halves
 from cryograd.report.build import build_report
 from cryograd.state import full_volume
 from cryograd.validation.half_maps import Findings, examine_half_maps
+from cryograd.validation.junk import junk_probability
 
 States = Callable[[Halves | None, Callable[[int, int], None]], Iterator[Halves]]
 
@@ -58,13 +59,28 @@ def finish(
         config.seed,
     )
     _write_maps(folder, findings, pixel)
-    columns = posterior_columns(posterior) | {"rlnRandomSubset": halves.members}
+    junk = junk_probability(posterior.match / posterior.energy)
+    columns = posterior_columns(posterior) | {
+        "rlnRandomSubset": halves.members,
+        "cryogradScale": posterior.scales(SCALE_WIDTH),
+        "cryogradJunkProbability": junk,
+    }
+    if config.refine_ctf:
+        change = posterior.defocus_change
+        particles = particles.with_ctf(
+            particles.defocus_u + change, particles.defocus_v + change, particles.scale
+        )
     write_particles_star(folder.particles, particles, posterior.rotations, posterior.shifts, columns)
+    listed = np.flatnonzero(junk > 0.5)
+    if len(listed):
+        chosen = {name: values[listed] for name, values in columns.items()}
+        poses = posterior.rotations[listed], posterior.shifts[listed]
+        write_particles_star(folder.path / "junk.star", particles.select(listed), *poses, chosen)
     if config.top_poses:
         poses = posterior.top_rotations, posterior.top_shifts, posterior.top_probabilities
         write_poses_star(folder.path / "poses.star", particles, *poses)
     metrics = metrics_of(command, config, particles, posterior, states[0], done)
-    metrics |= _resolution(findings)
+    metrics |= _resolution(findings) | {"n_junk": len(listed)}
     folder.write_metrics(metrics)
     build_report(folder.path)
     return metrics | {"output": str(config.output)}

@@ -16,6 +16,8 @@ from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
 from cryograd.model.ctf import ctf
 
 _CHUNK = 256
+_UNDERFOCUS = ("defocus_u", "defocus_v")
+_OTHERS = ("astigmatism_angle", "phase_shift", "b_factor", "scale")
 # No pixel of a real image is as many standard deviations of the background from its mean.
 _LARGEST_CONTRAST = 1e4
 # Width in working pixels of the soft edge of the mask around a particle.
@@ -73,7 +75,14 @@ class ImageCache:
         """Working box W in pixels."""
         return self.images.shape[-1]
 
-    def load(self, indices: np.ndarray, disc: HalfDisc, centres: np.ndarray, margins: np.ndarray) -> Loaded:
+    def load(
+        self,
+        indices: np.ndarray,
+        disc: HalfDisc,
+        centres: np.ndarray,
+        margins: np.ndarray,
+        defocus_change: np.ndarray | float = 0.0,
+    ) -> Loaded:
         """Images masked around their particles, and their CTFs, on a half-disc.
 
         Parameters
@@ -86,13 +95,16 @@ class ImageCache:
             Current origin offsets (x, y) in Å, shape (B, 2): the mask is centred at minus this.
         margins
             Å by which each mask is wider than the particle, shape (B,); infinite for no mask.
+        defocus_change
+            Å by which the underfocus is more than the particles say, shape (B,).
         """
         images = torch.as_tensor(np.ascontiguousarray(self.images[indices])).to(self.device).float()
         mask = self._masks(centres, margins)
         coefficients = pack_disc(fourier_2d(images * mask), disc)
         group = torch.as_tensor(self.particles.optics_index[indices], device=self.device)
         area = mask.square().mean(dim=(1, 2)).clamp(min=1e-3)
-        return Loaded(coefficients, self._ctf(indices, disc), group, area)
+        frequencies = torch.as_tensor(disc.frequencies / self.extent, device=self.device)
+        return Loaded(coefficients, ctf_of(self.particles, indices, frequencies, defocus_change), group, area)
 
     def _masks(self, centres: np.ndarray, margins: np.ndarray) -> Tensor:
         pixel = self.extent / self.size
@@ -106,23 +118,27 @@ class ImageCache:
         edge = ((distance - radius[:, None, None]) / MASK_EDGE).clamp(0.0, 1.0)
         return 0.5 + 0.5 * torch.cos(torch.pi * edge)
 
-    def _ctf(self, indices: np.ndarray, disc: HalfDisc) -> Tensor:
-        frequencies = torch.as_tensor(disc.frequencies / self.extent, device=self.device)
-        return ctf_of(self.particles, indices, frequencies)
 
+def ctf_of(
+    particles: Particles,
+    indices: np.ndarray,
+    frequencies: Tensor,
+    defocus_change: np.ndarray | float = 0.0,
+) -> Tensor:
+    """CTFs (b, K) of some particles at frequencies (kx, ky) in 1/Å, shape (K, 2).
 
-def ctf_of(particles: Particles, indices: np.ndarray, frequencies: Tensor) -> Tensor:
-    """CTFs (b, K) of some particles at frequencies (kx, ky) in 1/Å, shape (K, 2)."""
+    ``defocus_change`` is added to both underfocus values: Å, shape (b,).
+    """
+    change = np.broadcast_to(defocus_change, len(indices))
     device = frequencies.device
     out = torch.empty(len(indices), len(frequencies), device=device)
     groups = particles.optics_index[indices]
     for number in np.unique(groups):
         here = np.flatnonzero(groups == number)
         optics = particles.optics[number]
-        values = (
-            torch.as_tensor(getattr(particles, name)[indices[here]], device=device)
-            for name in ("defocus_u", "defocus_v", "astigmatism_angle", "phase_shift", "b_factor", "scale")
-        )
+        underfocus = (getattr(particles, name)[indices[here]] + change[here] for name in _UNDERFOCUS)
+        others = (getattr(particles, name)[indices[here]] for name in _OTHERS)
+        values = (torch.as_tensor(value, device=device) for value in (*underfocus, *others))
         group_ctf = ctf(
             frequencies,
             optics.wavelength,

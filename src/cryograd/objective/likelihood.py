@@ -140,6 +140,15 @@ class MarginalLikelihood:
         found = [self._inference.infer(grid, batch.part(part), search).poses for part in parts]
         return Poses(*concatenated(found))
 
+    def inferences(
+        self, volume: Tensor, batch: Batch, search: Search | Sampling
+    ) -> Iterator[tuple[slice, Inference]]:
+        """Posterior of some images at a time, however many there are, and which ones they are."""
+        grid = self.transform(volume)
+        for part in _parts(len(batch), search):
+            mine = search.part(part) if isinstance(search, Sampling) else search
+            yield part, self._inference.infer(grid, batch.part(part), mine)
+
     def value(self, volume: Tensor, batch: Batch, support: tuple[Poseset, ...]) -> float:
         """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""
         grid = self.transform(volume)

@@ -1,0 +1,54 @@
+"""Which particles do not belong: their images match the map less than the others do."""
+
+import numpy as np
+from scipy.stats import norm
+
+from cryograd.rotations import FloatArray
+
+# Steps of the mixture's expectation maximisation, and the change of the mean log density at which it ends.
+_STEPS, _SETTLED = 500, 1e-7
+# Smallest share of the particles that is a component of its own.
+_LEAST_SHARE = 0.01
+
+
+def junk_probability(scale: FloatArray) -> FloatArray:
+    """Probability of each particle that it does not belong, shape (n,).
+
+    The scales of images that belong scatter around one value; those of images that do not are lower and
+    scatter more. A mixture of two normal distributions says which is which, where it explains the scales
+    better than one does (by the Bayesian information criterion), and else that all belong. The wide component
+    is the likelier one on both sides: the probability is kept from rising with the scale.
+
+    Parameters
+    ----------
+    scale
+        Ratio of match and energy of each image, shape (n,), as in `cryograd.pose.posterior.Poses`.
+    """
+    n = len(scale)
+    none = np.zeros(n)
+    width = float(scale.std())
+    if n < 4 or width == 0.0:
+        return none
+    one = norm.logpdf(scale, scale.mean(), width).sum()
+    low, high = np.quantile(scale, [0.1, 0.6])
+    means, widths, share = np.array([low, high]), np.array([width, 0.5 * width]), np.array([0.3, 0.7])
+    belongs, total, before = np.zeros((n, 2)), none, -np.inf
+    for _ in range(_STEPS):
+        logs = np.log(share) + norm.logpdf(scale[:, None], means, widths)
+        total = np.logaddexp.reduce(logs, axis=1)
+        belongs = np.exp(logs - total[:, None])
+        count = belongs.sum(axis=0)
+        if count.min() < _LEAST_SHARE * n:
+            return none
+        share, means = count / n, belongs.T @ scale / count
+        widths = np.sqrt((belongs * (scale[:, None] - means) ** 2).sum(axis=0) / count)
+        if total.mean() - before < _SETTLED:
+            break
+        before = total.mean()
+    # Five parameters instead of two.
+    if total.sum() - one < 1.5 * np.log(n) or means[0] >= means[1] or widths[0] <= widths[1]:
+        return none
+    order = np.argsort(scale)
+    falling = np.empty(n)
+    falling[order] = np.minimum.accumulate(belongs[order, 0])
+    return falling
