@@ -148,7 +148,12 @@ class Abinitio(ParticleRun):
     iterations: PositiveInt | None = option(
         None, "Iterations that change the map. [default: by solver and number of images]", ge=3
     )
-    starts: PositiveInt = option(4, "Random starts, of which the best is kept.")
+    starts: PositiveInt | None = option(
+        None, "Random starts, of which the best is kept. [default: 4; classes have one each]"
+    )
+    classes: PositiveInt = option(
+        1, "Maps that the images are divided among, to find several molecules or to leave out what is none."
+    )
     held_out: NonNegativeInt | None = option(
         None,
         "Images that are kept apart; when their evidence under the map no longer grows at the final "

@@ -31,8 +31,8 @@ FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 SHIFT_SIGMA = 0.45
 # Slices that the drawn poses of one image may take, since they are in memory together.
 MOST_SLICES = 4096
-# Weight of a minibatch in the running noise variance.
-NOISE_RATE = 0.2
+# Weight of a minibatch in the running noise variance, and in the classes' shares.
+RUNNING_RATE = 0.2
 # Å by which the mask of an image is wider than the particle once its centre is known.
 MASK_MARGIN = 10.0
 
@@ -116,12 +116,16 @@ def near(
     )
 
 
-def renoised(setup: Setup, state: State, found: Evaluation, loaded: Loaded, disc: HalfDisc) -> Noise:
+def renoised(setup: Setup, state: State, residual: Tensor | None, loaded: Loaded, disc: HalfDisc) -> Noise:
     """The noise variance after an evaluation; where no poses were refined it stays as it is."""
-    if found.residual is None:
+    if residual is None:
         return state.noise
-    rate = 1.0 if setup.solver.takes == "all" else NOISE_RATE
-    return state.noise.updated(found.residual, disc, loaded.group, loaded.area, rate)
+    return state.noise.updated(residual, disc, loaded.group, loaded.area, running_rate(setup))
+
+
+def running_rate(setup: Setup) -> float:
+    """Weight of a minibatch in running means over the images."""
+    return 1.0 if setup.solver.takes == "all" else RUNNING_RATE
 
 
 def search_at(

@@ -47,6 +47,8 @@ STAGES: dict[str, tuple[int, int, int | None]] = {
     "projection-matching": (6, 12, 4),
 }
 SETTLE = (14, 50)
+# Random starts by default where one map is wanted.
+STARTS = 4
 # Images held out by default where some are, and bytes that the gradients of all minibatches may take.
 HELD_OUT, MEMORY_BYTES = 100, 2 * 2**30
 SOLVERS: dict[str, Solver] = {
@@ -95,6 +97,8 @@ def prepare(
             "--proposal importance",
             "use --proposal search, or --solver em",
         )
+    if config.classes > 1:
+        _refuse_with_classes(config)
     extent = particles.extent
     finest = final_radius(particles, config, FINEST_RADIUS, 0.9 * extent / particles.nyquist)
     working = working_images(particles, config, finest, reading)
@@ -132,12 +136,12 @@ def prepare(
         held_out,
     )
     candidates = tuple(
-        _random_start(setup, noise, mask, working.radius, number) for number in range(config.starts)
+        _random_start(setup, noise, mask, working.radius, number) for number in range(plan.candidates)
     )
     if config.prior in SCALED:
         scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
         setup = replace(setup, prior=SCALED[config.prior](scale, config.prior_weight))
-    table = PosteriorTable.empty(len(particles))
+    table = PosteriorTable.empty(len(particles), classes=plan.classes)
     state = State(
         0,
         plan.total,
@@ -155,6 +159,28 @@ def prepare(
         Memory.empty(len(particles) if setup.sampler is not None else 0),
     )
     return setup, state
+
+
+def _refuse_with_classes(config: Abinitio) -> None:
+    """Refuse what has no meaning, or no counterpart yet, with several classes."""
+    refused = [
+        ("--starts", config.starts is not None, "each class has one random start", "leave it out"),
+        (
+            "--proposal importance",
+            config.proposal == "importance",
+            "what is remembered of an image's poses is of one map",
+            "use --proposal search",
+        ),
+        (
+            "--solver projection-matching",
+            config.solver == "projection-matching",
+            "the best pose alone says nothing of how probable a class is",
+            "use --solver em",
+        ),
+    ]
+    for option, given, why, remedy in refused:
+        if given:
+            raise CryogradError(f"{option} does not go with classes: {why}", "--classes", remedy)
 
 
 def _held_out(config: Abinitio, n: int) -> int:
@@ -192,7 +218,8 @@ def _plan(
     return March(
         n,
         *radii,
-        candidates=config.starts,
+        candidates=config.classes if config.classes > 1 else config.starts or STARTS,
+        classes=config.classes,
         minibatch=minibatch,
         start_minibatch=math.ceil(minibatch / 2) if config.solver == "preconditioned" else minibatch,
         select=select,
@@ -210,4 +237,4 @@ def _random_start(setup: AbinitioSetup, noise: Noise, mask: Tensor, radius: floa
     volume = torch.as_tensor(blobs).to(mask) * mask
     volume = 0.5 * scaled_to_signal(setup, noise, volume, setup.plan.start_radius, rng)
     halves = (torch.zeros_like(volume), setup.solver.init(volume)) if setup.spectral else (None, None)
-    return Candidate(volume, setup.solver.init(volume), *halves, -math.inf)
+    return Candidate(volume, setup.solver.init(volume), *halves, -math.inf, share=1.0 / setup.plan.classes)

@@ -6,7 +6,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.minibatch import minibatch, near, poses_at, renoised, search_at, whitened
-from cryograd.objective.likelihood import Evaluation, Halves
+from cryograd.minibatch import minibatch, near, poses_at, renoised, running_rate, search_at, whitened
+from cryograd.objective.likelihood import Evaluation, Halves, MarginalLikelihood
+from cryograd.objective.mixture import Mixture, mixture
 from cryograd.objective.shrinkage import noise_to_signal, wiener_precision
+from cryograd.pose.inference import Search
+from cryograd.pose.posterior import NEGLIGIBLE, Batch, Poses
 from cryograd.prepare import AbinitioSetup, prepare
 from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
@@ -25,8 +28,12 @@ from cryograd.state import Candidate, State
 
 # Weight of a minibatch in the running evidence of a start.
 EVIDENCE_RATE = 0.3
+# Share of a minibatch that a class has at least.
+LEAST_SHARE = 0.005
 # Judgements on the held-out images without a new least error after which a run at its final radius ends.
 PATIENCE = 4
+# A candidate's step on some images, given as a batch, and as which ones of the minibatch they are (B,), bool.
+Advance = Callable[[Candidate, Batch, Tensor], tuple[Candidate, Evaluation]]
 
 
 def abinitio(
@@ -69,32 +76,91 @@ def abinitio(
         yield state
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What an iteration makes of the starts or classes, and what these say of its images.
+
+    Parameters
+    ----------
+    candidates
+        As they go on.
+    poses, residual, probabilities
+        Of each image, under the best start or over all classes; `PosteriorTable.updated` takes the last.
+    found
+        One candidate's evaluation.
+    """
+
+    candidates: tuple[Candidate, ...]
+    poses: Poses
+    residual: Tensor | None
+    probabilities: Tensor | None
+    found: Evaluation
+
+
 def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
-    """One minibatch: every start that is left takes a step, and the worst may be dropped."""
+    """One minibatch: every start that is left, or every class, takes a step."""
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
     search = poses_at(setup, state, indices, step.radius)
     upper = torch.as_tensor(setup.half[indices], device=state.mask.device)
 
-    def advance(candidate: Candidate) -> tuple[Candidate, Evaluation]:
-        halves = None if candidate.difference is None else Halves(candidate.difference, upper)
-        found = likelihood.evaluate(candidate.volume, batch, search, halves)
-        local = near(setup, state, step, likelihood, found, batch, number)
-        evidence = _running_evidence(candidate.evidence, -found.value / len(likelihood.disc))
-        return replace(_advance(setup, candidate, found, local, state.mask), evidence=evidence), found
+    def advance(candidate: Candidate, mine: Batch, which: Tensor) -> tuple[Candidate, Evaluation]:
+        halves = None if candidate.difference is None else Halves(candidate.difference, upper[which])
+        found = likelihood.evaluate(candidate.volume, mine, search, halves)
+        local = near(setup, state, step, likelihood, found, mine, number)
+        return _advance(setup, candidate, found, local, state.mask), found
 
-    moved = [advance(candidate) for candidate in state.candidates]
+    if setup.plan.classes > 1:
+        # Poses are drawn for one map only.
+        assert isinstance(search, Search)
+        classes = _mixture(state, likelihood, batch, search, step.temperature, step.stage == "starts")
+        moved = _share(state.candidates, batch, classes, advance, running_rate(setup))
+    else:
+        moved = _compete(state.candidates, batch, advance, len(likelihood.disc), step.candidates)
+    noise = renoised(setup, state, moved.residual, loaded, likelihood.disc)
+    table = state.posterior.updated(indices, moved.poses, moved.probabilities)
+    if moved.found.marginals:
+        state = replace(state, memory=state.memory.updated(indices, moved.found.marginals))
+    following = state.following(step, moved.poses, moved.candidates, noise, table, len(indices))
+    following.history[-1]["points"] = moved.found.points
+    if moved.probabilities is not None:
+        following.history[-1]["shares"] = [candidate.share for candidate in moved.candidates]
+    return _judged(setup, following, step)
+
+
+def _compete(
+    starts: tuple[Candidate, ...], batch: Batch, advance: Advance, coefficients: int, survivors: int
+) -> Moved:
+    """Every start takes a step on all images; those of least evidence are dropped."""
+    every = torch.ones(len(batch), dtype=torch.bool, device=batch.images.device)
+    moved = []
+    for start in starts:
+        candidate, found = advance(start, batch, every)
+        evidence = _running_evidence(candidate.evidence, -found.value / coefficients)
+        moved.append((replace(candidate, evidence=evidence), found))
     moved.sort(key=lambda pair: -pair[0].evidence)
     best = moved[0][1]
-    noise = renoised(setup, state, best, loaded, likelihood.disc)
-    candidates = tuple(candidate for candidate, _ in moved[: step.candidates])
-    table = state.posterior.updated(indices, best.poses)
-    if best.marginals:
-        state = replace(state, memory=state.memory.updated(indices, best.marginals))
-    following = state.following(step, best.poses, candidates, noise, table, len(indices))
-    following.history[-1]["points"] = best.points
-    return _judged(setup, following, step)
+    return Moved(tuple(c for c, _ in moved[:survivors]), best.poses, best.residual, None, best)
+
+
+def _share(
+    classes: tuple[Candidate, ...], batch: Batch, posterior: Mixture, advance: Advance, rate: float
+) -> Moved:
+    """Every class takes a step on the images that may belong to it, each with its probability."""
+    moved, evaluations, residual = [], [], None
+    for candidate, probability in zip(classes, posterior.probabilities, strict=True):
+        which = probability >= probability.max().clamp(max=NEGLIGIBLE)
+        share = float(probability.mean())
+        # An empty class goes on with the images that are the nearest to it.
+        mine = batch.counted(probability * max(1.0, LEAST_SHARE / share), which)
+        candidate, found = advance(candidate, mine, which)
+        moved.append(replace(candidate, share=(1.0 - rate) * candidate.share + rate * share))
+        evaluations.append(found)
+        if found.residual is not None:
+            residual = torch.zeros_like(batch.ctf) if residual is None else residual
+            residual[which] += probability[which, None].to(residual) * found.residual
+    return Moved(tuple(moved), posterior.poses, residual, posterior.probabilities, evaluations[0])
 
 
 def _advance(
@@ -115,7 +181,13 @@ def _advance(
     elements = 4.0 / 3.0 * math.pi * (local.radius / len(volume)) ** 3
     prior = setup.prior.gradient(volume) * (elements / len(setup.train))
     volume = setup.prior.project(volume - move.length * prior)
-    return Candidate(volume, move.state, difference, difference_solver, candidate.evidence)
+    return replace(
+        candidate,
+        volume=volume,
+        solver=move.state,
+        difference=difference,
+        difference_solver=difference_solver,
+    )
 
 
 def _judged(setup: AbinitioSetup, state: State, step: Step) -> State:
@@ -125,7 +197,7 @@ def _judged(setup: AbinitioSetup, state: State, step: Step) -> State:
     likelihood = setup.likelihood(step.radius)
     batch, _ = whitened(setup, state, setup.held_out, likelihood.disc)
     # Always the same grid, so that the errors can be compared.
-    poses = likelihood.poses(state.volume, batch, search_at(setup, step.radius, 0))
+    poses = _mixture(state, likelihood, batch, search_at(setup, step.radius, 0)).poses
     state.history[-1]["held_out_error"] = -float(poses.log_evidence.double().mean())
     errors = [
         row["held_out_error"] for row in state.history if row["stage"] == "settle" and "held_out_error" in row
@@ -133,6 +205,19 @@ def _judged(setup: AbinitioSetup, state: State, step: Step) -> State:
     if len(errors) > PATIENCE and min(errors[-PATIENCE:]) >= min(errors[:-PATIENCE]):
         return replace(state, iteration=setup.plan.optimisation)
     return state
+
+
+def _mixture(
+    state: State,
+    likelihood: MarginalLikelihood,
+    batch: Batch,
+    search: Search,
+    temperature: float = 1.0,
+    even: bool = False,
+) -> Mixture:
+    """Classes and poses of images; of one start all belong to it."""
+    volumes, shares = zip(*((c.volume, c.share) for c in state.candidates), strict=True)
+    return mixture(likelihood, volumes, shares, batch, search, temperature, even)
 
 
 def _running_evidence(before: float, now: float) -> float:
@@ -148,6 +233,6 @@ def _assign_poses(setup: AbinitioSetup, state: State, step: Step) -> State:
     batch, _ = whitened(setup, state, indices, likelihood.disc)
     # The unturned grid of one number: the last pass does not depend on how it is divided.
     search = search_at(setup, step.radius, setup.plan.optimisation)
-    poses = likelihood.poses(state.volume, batch, search)
-    table = state.posterior.updated(indices, poses)
-    return state.following(step, poses, state.candidates, state.noise, table, 0)
+    found = _mixture(state, likelihood, batch, search)
+    table = state.posterior.updated(indices, found.poses, found.probabilities)
+    return state.following(step, found.poses, state.candidates, state.noise, table, 0)

@@ -102,7 +102,7 @@ def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Ten
     local = replace(local, precision=partial(wiener_precision, ratio))
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
     candidate = replace(state.candidates[0], volume=_allowed(move.volume, state, config), solver=move.state)
-    noise = renoised(setup, state, found, loaded, likelihood.disc)
+    noise = renoised(setup, state, found.residual, loaded, likelihood.disc)
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:
         state = replace(state, memory=state.memory.updated(indices, found.marginals))

@@ -30,7 +30,7 @@ from cryograd.solvers.sgd import SGDState
 
 @dataclass(frozen=True)
 class Candidate:
-    """One start on its way.
+    """One start, or class, on its way.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ class Candidate:
         Running mean log evidence per coefficient.
     unfiltered
         The likeliest map at the last poses, without prior, constraint and mask, (W, W, W); None before.
+    share
+        Fraction of the images that belongs to it; starts do not share them.
     """
 
     volume: Tensor
@@ -51,16 +53,17 @@ class Candidate:
     difference_solver: SolverState | None
     evidence: float
     unfiltered: Tensor | None = None
+    share: float = 1.0
 
     def to(self, device: torch.device) -> "Candidate":
         """The candidate with its tensors on a device."""
-        return Candidate(
-            self.volume.to(device),
-            self.solver.to(device),
-            None if self.difference is None else self.difference.to(device),
-            None if self.difference_solver is None else self.difference_solver.to(device),
-            self.evidence,
-            None if self.unfiltered is None else self.unfiltered.to(device),
+        return replace(
+            self,
+            volume=self.volume.to(device),
+            solver=self.solver.to(device),
+            difference=None if self.difference is None else self.difference.to(device),
+            difference_solver=None if self.difference_solver is None else self.difference_solver.to(device),
+            unfiltered=None if self.unfiltered is None else self.unfiltered.to(device),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,6 +144,8 @@ class PosteriorTable:
         Whether the particle has been in a minibatch, shape (n,).
     defocus_change
         Å that were found to be missing from its underfocus, shape (n,).
+    classes
+        Probability of each class, shape (n, C).
     """
 
     top_rotations: np.ndarray
@@ -153,10 +158,11 @@ class PosteriorTable:
     energy: np.ndarray
     visited: np.ndarray
     defocus_change: np.ndarray
+    classes: np.ndarray
 
     @staticmethod
-    def empty(n: int, ranked: int = 1) -> "PosteriorTable":
-        """Table of particles that have not been visited, with so many poses of each."""
+    def empty(n: int, ranked: int = 1, classes: int = 1) -> "PosteriorTable":
+        """Table of particles that have not been visited, with so many poses of each, and classes."""
         rotations = np.broadcast_to(np.eye(3), (n, ranked, 3, 3)).copy()
         unknown = np.zeros(n)
         return PosteriorTable(
@@ -170,6 +176,7 @@ class PosteriorTable:
             unknown,
             np.zeros(n, dtype=bool),
             unknown,
+            np.full((n, classes), 1.0 / classes),
         )
 
     @property
@@ -201,14 +208,18 @@ class PosteriorTable:
             found[seen] = best / best.mean()
         return found
 
-    def updated(self, indices: np.ndarray, poses: Poses) -> "PosteriorTable":
-        """The table with new rows for some particles."""
+    def updated(
+        self, indices: np.ndarray, poses: Poses, probabilities: Tensor | None = None
+    ) -> "PosteriorTable":
+        """The table with new rows for some particles, and their classes' probabilities (C, B) if given."""
         columns = {name: getattr(self, name).copy() for name in vars(self)}
         ranked = self.top_rotations.shape[1]
         for name, values in vars(poses).items():
             kept = values[:, :ranked] if name.startswith("top_") else values
             columns[name][indices] = kept.double().cpu().numpy()
         columns["visited"][indices] = True
+        if probabilities is not None:
+            columns["classes"][indices] = probabilities.T.cpu().numpy()
         return PosteriorTable(**columns)
 
 
@@ -225,7 +236,7 @@ class State:
     radius, resolution
         Fourier pixels; Å.
     candidates
-        The starts that are left, the one of most evidence first.
+        The starts that are left, the one of most evidence first; or the classes.
     mask
         Solvent mask (W, W, W) of the working box.
     extent
@@ -260,15 +271,24 @@ class State:
     memory: Memory
 
     @property
+    def best(self) -> Candidate:
+        """The best start, or the class with most images."""
+        return max(self.candidates, key=lambda candidate: candidate.share)
+
+    @property
     def volume(self) -> Tensor:
-        """The best start's volume in the working box, shape (W, W, W)."""
-        return self.candidates[0].volume
+        """The best candidate's volume in the working box, shape (W, W, W)."""
+        return self.best.volume
+
+    @property
+    def classes(self) -> tuple["State", ...]:
+        """The run with each of its classes alone."""
+        return tuple(replace(self, candidates=(candidate,)) for candidate in self.candidates)
 
     @property
     def solver_bytes(self) -> int:
-        """Memory that the best start's solver state takes."""
-        best = self.candidates[0]
-        return sum(tensor.nbytes for tensor in _tensors((best.solver, best.difference_solver)))
+        """Memory that the best candidate's solver state takes."""
+        return sum(tensor.nbytes for tensor in _tensors((self.best.solver, self.best.difference_solver)))
 
     def following(
         self,

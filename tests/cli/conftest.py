@@ -90,6 +90,7 @@ class FakePosterior:
     max_probability: np.ndarray
     effective_size: np.ndarray
     visited: np.ndarray
+    classes: np.ndarray
 
 
 @dataclass
@@ -106,7 +107,12 @@ class FakeState:
     extent: float
     history: list[dict[str, Any]]
     posterior: FakePosterior
+    symmetry: str
     solver_bytes = 0
+
+    @property
+    def classes(self) -> list["FakeState"]:
+        return [self] * self.posterior.classes.shape[1]
 
     def state_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
@@ -167,6 +173,7 @@ class FakeEngine:
                 rng.uniform(0.0, 1.0, n),
                 rng.uniform(1.0, 9.0, n),
                 np.ones(n, dtype=bool),
+                rng.dirichlet(np.ones(config.classes), n),
             )
             yield FakeState(
                 iteration,
@@ -179,6 +186,7 @@ class FakeEngine:
                 BOX * PIXEL_SIZE,
                 history,
                 posterior,
+                config.symmetry,
             )
 
 

@@ -92,6 +92,26 @@ def test_every_particle_has_a_pose_in_the_output(abinitio: Callable, tmp_path: P
     np.testing.assert_array_equal(after.images(np.arange(24)), before.images(np.arange(24)))
 
 
+def test_classes_leave_their_maps_and_the_particles_probabilities(abinitio: Callable, tmp_path: Path) -> None:
+    outcome = abinitio(tmp_path / "run", "--classes", 3)
+    assert outcome.status == 0, outcome.err
+    assert tree(tmp_path / "run") == FILES | {"class1.mrc", "class2.mrc", "class3.mrc"}
+    saved = checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["posterior"]["classes"].numpy()
+    table = read_particles(tmp_path / "run/particles.star").table
+    written = table[[f"cryogradClassProbability{k}" for k in (1, 2, 3)]].to_numpy()
+    np.testing.assert_allclose(written, saved)
+    np.testing.assert_array_equal(table["rlnClassNumber"], 1 + saved.argmax(axis=1))
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    np.testing.assert_allclose(metrics["class_populations"], saved.mean(axis=0))
+    assert f"class 3 {tmp_path}/run/class3.mrc, {saved[:, 2].mean():.0%} of the particles" in outcome.out
+
+
+def test_one_map_leaves_no_classes(abinitio: Callable, tmp_path: Path) -> None:
+    abinitio(tmp_path / "run")
+    assert "class_populations" not in json.loads((tmp_path / "run/metrics.json").read_text())
+    assert "rlnClassNumber" not in read_particles(tmp_path / "run/particles.star").table
+
+
 def test_the_record_says_what_was_asked(abinitio: Callable, tmp_path: Path) -> None:
     abinitio(tmp_path / "run", "--seed", 3, "--max-shift", 9)
     settings = tomllib.loads((tmp_path / "run/run.toml").read_text())

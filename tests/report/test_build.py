@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryograd.config import Abinitio, to_toml
-from cryograd.data.mrc import write_map
+from cryograd.data.mrc import read_map, write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import write_particles_star
@@ -130,6 +130,21 @@ def test_a_known_truth_is_shown(run_folder: Path) -> None:
     assert "<h2>Truth</h2>" in page
     assert "13.2 Å" in page
     assert "2.5°" in page
+
+
+def test_all_classes_are_shown_with_their_populations(run_folder: Path) -> None:
+    settings = (run_folder / "run.toml").read_text()
+    (run_folder / "run.toml").write_text(settings.replace("\nclasses = 1\n", "\nclasses = 2\n"))
+    for number in (1, 2):
+        write_map(run_folder / f"class{number}.mrc", read_map(run_folder / "volume.mrc")[0], 4.0)
+    assert "Class 2" in build_report(run_folder).read_text()
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    (run_folder / "metrics.json").write_text(json.dumps(metrics | {"class_populations": [0.25, 0.75]}))
+    page = build_report(run_folder).read_text()
+    assert "Class 1, 25.0 % of the particles" in page
+    assert "Class 2, 75.0 % of the particles" in page
+    # Three surfaces, slices and projections, and the surfaces of both classes.
+    assert page.count("data:image/png;base64,") >= 15
 
 
 @pytest.mark.parametrize("missing", ["run.toml", "log.jsonl", "volume.mrc"])

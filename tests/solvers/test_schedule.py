@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryograd.solvers.schedule import March
+from cryograd.solvers.schedule import HOTTEST, March
 
 
 @pytest.fixture
@@ -22,6 +22,16 @@ def test_starts_are_halved_and_then_one_is_left(march: March) -> None:
     kept = [march[i].candidates for i in range(march.total)]
     assert kept[: march.select] == [4] * 15 + [2] * 8 + [1]
     assert set(kept[march.select :]) == {1}
+
+
+def test_classes_cool_down_and_are_all_kept() -> None:
+    march = March(1000, 5.0, 8.0, 28.0, candidates=3, classes=3)
+    steps = [march[i] for i in range(march.total)]
+    assert {step.candidates for step in steps} == {3}
+    temperatures = [step.temperature for step in steps]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == HOTTEST
+    assert set(temperatures[march.select + march.march // 2 :]) == {1.0}
 
 
 def test_the_last_pass_covers_every_particle(march: March) -> None:

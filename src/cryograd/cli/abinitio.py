@@ -27,6 +27,10 @@ def run(config: Abinitio) -> dict[str, Any]:
     }
     write_map(folder.mask, support(state, particles), particles.optics[0].pixel_size)
     columns = posterior_columns(posterior)
+    if config.classes > 1:
+        metrics["class_populations"] = posterior.classes.mean(axis=0).tolist()
+        columns["rlnClassNumber"] = 1 + posterior.classes.argmax(axis=1)
+        columns |= {f"cryogradClassProbability{k}": p for k, p in enumerate(posterior.classes.T, 1)}
     write_particles_star(folder.particles, particles, posterior.rotations, posterior.shifts, columns)
     folder.write_metrics(metrics)
     build_report(folder.path)
@@ -34,17 +38,24 @@ def run(config: Abinitio) -> dict[str, Any]:
 
 
 def engine(config: Abinitio, particles: Particles, volume: Path) -> Engine[State]:
-    """The ab initio engine, which keeps its map in a file."""
+    """The ab initio engine, which keeps its map in a file, and those of several classes beside it."""
+
+    def keep(state: State) -> None:
+        write_map(volume, *full_volume(state, particles))
+        for number, single in enumerate(state.classes if config.classes > 1 else (), 1):
+            write_map(volume.with_name(f"class{number}.mrc"), *full_volume(single, particles))
+
     return Engine(
         lambda before, reading: reconstruct.abinitio(particles, config, before, reading),
         State.from_state_dict,
-        lambda state: write_map(volume, *full_volume(state, particles)),
+        keep,
     )
 
 
 def summary(metrics: dict[str, Any]) -> str:
     """What a run gave, in a few lines."""
     output, mean = metrics["output"], metrics["max_probability_mean"]
+    populations = enumerate(metrics.get("class_populations", []), 1)
     return "\n".join(
         [
             f"{metrics['n_particles']} particles, box {metrics['box_size']} px at "
@@ -53,6 +64,7 @@ def summary(metrics: dict[str, Any]) -> str:
             f"in {metrics['wall_seconds']:.0f} s on {metrics['device']}",
             f"mean probability of the best orientation {mean:.2f}",
             f"map     {output}/volume.mrc",
+            *(f"class {k} {output}/class{k}.mrc, {share:.0%} of the particles" for k, share in populations),
             f"poses   {output}/particles.star",
             f"report  {output}/report.html",
         ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cryograd.cli.run import Yielded
 
 _STAGES = {
-    "starts": "choosing a start",
+    "starts": "random starts",
     "march": "adding resolution",
     "settle": "settling",
     "refine": "refining",

@@ -80,6 +80,12 @@ class Halves:
     difference: Tensor
     upper: Tensor
 
+    def signs(self, weights: Tensor) -> Tensor:
+        """±½ by half, over the half's share of the weights (B,): either half counts the same."""
+        share = (weights.double() * self.upper).sum() / weights.double().sum()
+        share = share.clamp(0.5 / len(weights), 1.0 - 0.5 / len(weights))
+        return torch.where(self.upper, 0.5 / share, -0.5 / (1.0 - share))
+
 
 @dataclass(frozen=True)
 class MarginalLikelihood:
@@ -154,7 +160,7 @@ class MarginalLikelihood:
         grid = self.transform(volume)
         parts = zip(_parts(len(batch), support[0]), support, strict=True)
         evidence = [self._inference.log_evidence(grid, batch.part(part), poses) for part, poses in parts]
-        return -float(torch.cat(evidence).double().mean())
+        return -float((batch.weights.double() * torch.cat(evidence)).mean())
 
     def evaluate(
         self, volume: Tensor, batch: Batch, search: Search | Sampling, halves: Halves | None = None
@@ -162,6 +168,7 @@ class MarginalLikelihood:
         """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
         grid = self.transform(volume)
         difference = None if halves is None else self.transform(halves.difference)
+        signs = None if halves is None else halves.signs(batch.weights)
         found = []
         # Pᵀa, and Pᵀ of the misfits of V and of D.
         sums = _Insertion(self.projector, slice_points(self.disc, grid.device))
@@ -170,8 +177,8 @@ class MarginalLikelihood:
             inference = self._inference.infer(grid, batch.part(part), mine)
             statistics = inference.statistics
             misfits = [statistics.power * statistics.slices - statistics.cross]
-            if halves is not None and difference is not None and statistics.image is not None:
-                misfits.append(self._misfit(difference, statistics, halves.upper[part], halves.upper))
+            if difference is not None and signs is not None and statistics.image is not None:
+                misfits.append(self._misfit(difference, statistics, signs[part]))
             sums.add([statistics.power.to(misfits[0]), *misfits], statistics.rotations)
             found.append(
                 (
@@ -188,7 +195,7 @@ class MarginalLikelihood:
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
-            -float(every.log_evidence.double().mean()),
+            -float((batch.weights.double() * every.log_evidence).mean()),
             gradient,
             self.curvature(weights),
             slope[0] if slope else None,
@@ -200,13 +207,11 @@ class MarginalLikelihood:
             sum(points) / len(batch),
         )
 
-    def _misfit(self, grid: Tensor, statistics: Statistics, upper: Tensor, every: Tensor) -> Tensor:
-        """a A D − s (b − a A V) for the transform of D; s is ±1 by half, over the half's share of images."""
+    def _misfit(self, grid: Tensor, statistics: Statistics, signs: Tensor) -> Tensor:
+        """a A D − s (b − a A V) for the transform of D, s being the images' signs."""
         assert statistics.image is not None
         slices = self.projector.sample(grid, statistics.rotations, slice_points(self.disc, grid.device))
-        # Each half has the same weight, however many of its images are in the minibatch.
-        share = every.double().mean().clamp(0.5 / len(every), 1.0 - 0.5 / len(every))
-        sign = torch.where(upper, 0.5 / share, -0.5 / (1.0 - share)).to(slices.real)[statistics.image, None]
+        sign = signs.to(slices.real)[statistics.image, None]
         return statistics.power * (sign * statistics.slices + slices) - sign * statistics.cross
 
     def _volume(self, grid: Tensor) -> Tensor:

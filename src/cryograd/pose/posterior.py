@@ -38,22 +38,34 @@ class Batch:
         C / σ, shape (B, K), float32.
     log_norm
         −‖X / σ‖² − Σ log πσ², shape (B,): makes the evidence comparable between noise models.
+    weight
+        How much each image counts in statistics and means, shape (B,); None where each counts once.
     """
 
     images: Tensor
     ctf: Tensor
     log_norm: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def weights(self) -> Tensor:
+        """How much each image counts, shape (B,)."""
+        return torch.ones_like(self.log_norm) if self.weight is None else self.weight
+
     def prefix(self, k: int) -> "Batch":
         """The batch on a smaller half-disc: the first ``k`` coefficients."""
-        return Batch(self.images[:, :k], self.ctf[:, :k], self.log_norm)
+        return replace(self, images=self.images[:, :k], ctf=self.ctf[:, :k])
 
-    def part(self, images: slice) -> "Batch":
+    def part(self, images: slice | Tensor) -> "Batch":
         """Some of the images."""
-        return Batch(self.images[images], self.ctf[images], self.log_norm[images])
+        return Batch(self.images[images], self.ctf[images], self.log_norm[images], self.weights[images])
+
+    def counted(self, weights: Tensor, images: Tensor) -> "Batch":
+        """Some of the images, (B,) bool, with weights (B,) such that means are over the whole batch."""
+        return replace(self, weight=(weights * images.double().mean()).to(self.log_norm)).part(images)
 
 
 @dataclass(frozen=True)
@@ -218,11 +230,12 @@ def evaluate_exhaustive(
             scores, norms[part], log_shift
         )
         if cross is not None:
-            flat = flat * (1.0 / scores.sum(dim=(1, 2))).repeat_interleave(S)[:, None]
+            share = batch.weights[part] / scores.sum(dim=(1, 2))
+            flat = flat * share.repeat_interleave(S)[:, None]
             with matmul_precision(precision):
                 cross.addmm_(scores.view(-1, J).T, flat)
     evidence += batch.log_norm - math.log(J)
-    power = rotation_marginal.T @ batch.ctf.square() if statistics else None
+    power = rotation_marginal.T @ (batch.weights[:, None] * batch.ctf.square()) if statistics else None
     return Exhaustive(
         rotation_marginal, shift_marginal, evidence, None if cross is None else as_complex(cross), power
     )
@@ -371,7 +384,9 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
         none.index_add(0, image, match.sum(dim=1)),
         none.index_add(0, image, energy.sum(dim=1)),
     )
-    return Statistics(cells.rotations[image, rotation], slices, cross, power, image), fit
+    counts = batch.weights[image, None]
+    statistics = Statistics(cells.rotations[image, rotation], slices, counts * cross, counts * power, image)
+    return statistics, fit
 
 
 def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:

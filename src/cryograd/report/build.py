@@ -60,6 +60,7 @@ def _page_of(run: RunFiles) -> dict[str, Any]:
         "slices": map_images.slices(run.volume),
         "projections": map_images.projections(run.volume),
         "box": run.volume.shape[0] * run.pixel_size,
+        "classes": _classes(run),
         "truth": _truth(run),
         "halves": half_map_plots(run.halves) if run.halves is not None else None,
         "course": Markup(plots.course(run.log)) if run.log else None,
@@ -68,6 +69,15 @@ def _page_of(run: RunFiles) -> dict[str, Any]:
         "settings": run.settings,
         "metrics": {k: v for k, v in (run.metrics or {}).items() if not isinstance(v, dict)},
     }
+
+
+def _classes(run: RunFiles) -> list[dict[str, Any]]:
+    """Pictures of every class and its share of the particles, which only a finished run knows."""
+    populations = (run.metrics or {}).get("class_populations", [None] * len(run.classes))
+    return [
+        {"surfaces": map_images.surfaces(volume)[0], "population": population}
+        for volume, population in zip(run.classes, populations, strict=True)
+    ]
 
 
 def _truth(run: RunFiles) -> dict[str, Any] | None:

@@ -51,6 +51,8 @@ class RunFiles:
         metrics.json, which only a finished run has.
     volume, pixel_size
         Map (L, L, L) and Å.
+    classes
+        Maps of all classes; none where one map was wanted.
     poses
         From particles.star, which only a finished run has.
     halves
@@ -65,6 +67,7 @@ class RunFiles:
     metrics: dict[str, Any] | None
     volume: NDArray[np.float32]
     pixel_size: float
+    classes: list[NDArray[np.float32]]
     poses: Poses | None
     halves: HalfMapFiles | None
     comparison: dict[str, Any] | None
@@ -91,13 +94,16 @@ def load_run(folder: Path) -> RunFiles:
     volume, pixel_size = read_map(folder / "volume.mrc")
     metrics, particles = folder / "metrics.json", folder / "particles.star"
     comparison, truth = folder / "comparison.json", folder / "truth.mrc"
+    settings = _parsed(folder / "run.toml", tomllib.loads)
+    number = settings.get("classes", 1)
     return RunFiles(
         folder=folder,
-        settings=_parsed(folder / "run.toml", tomllib.loads),
+        settings=settings,
         log=_parsed(folder / "log.jsonl", _json_lines),
         metrics=_parsed(metrics, json.loads) if metrics.is_file() else None,
         volume=volume,
         pixel_size=pixel_size,
+        classes=[read_map(folder / f"class{k + 1}.mrc")[0] for k in range(number if number > 1 else 0)],
         poses=_read_poses(particles) if particles.is_file() else None,
         halves=load_half_maps(folder),
         comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 # Images that the last pass takes at a time, however large the minibatches.
 LARGEST_POSE_BATCH = 400
+# Temperature of the posterior over classes at the start.
+HOTTEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Step:
     images
         Size of the minibatch.
     candidates
-        Number of starts that are kept after the iteration.
+        Number of starts, or classes, that are kept after the iteration.
+    temperature
+        Of the posterior over classes.
     """
 
     stage: str
@@ -30,6 +34,7 @@ class Step:
     rate: float
     images: int
     candidates: int
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class March:
 
     A random start may lead to a wrong map whose evidence is clearly less. Several starts are therefore
     followed on the same minibatches at low resolution, where an iteration is cheap, and halved in number
-    until the one of most evidence is left.
+    until the one of most evidence is left. Classes all go on to the end.
 
     Parameters
     ----------
@@ -71,6 +76,8 @@ class March:
         Fourier pixels at the start, when one start is left, and at the end.
     candidates
         Number of random starts.
+    classes
+        Number of candidates that are left after the starts.
     minibatch, start_minibatch
         Images in an iteration of the march, and of the starts.
     select, march, settle
@@ -85,6 +92,7 @@ class March:
     select_radius: float
     final_radius: float
     candidates: int = 4
+    classes: int = 1
     minibatch: int = 200
     start_minibatch: int = 100
     select: int = 24
@@ -120,25 +128,31 @@ class March:
         """What iteration number ``iteration``, from 0, does."""
         if not 0 <= iteration < self.total:
             raise IndexError(iteration)
-        batch = min(self.minibatch, self.particles)
+        batch, hot = min(self.minibatch, self.particles), self._temperature(iteration)
         if iteration < self.select:
             # The last third is at the radius of selection.
             fraction = min(1.0, iteration / (2 * self.select / 3))
             radius = self.start_radius + fraction * (self.select_radius - self.start_radius)
             images = min(self.start_minibatch, self.particles)
-            return Step("starts", radius, self.rate, images, self._survivors(iteration))
+            return Step("starts", radius, self.rate, images, self._survivors(iteration), hot)
         if iteration < self.select + self.march:
             fraction = (iteration - self.select + 1) / self.march
             radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
-            return Step("march", radius, self.rate, batch, 1)
+            return Step("march", radius, self.rate, batch, self.classes, hot)
         if iteration < self.optimisation:
             fraction = (iteration - self.select - self.march + 1) / self.settle
             rate = self.rate / (1.0 + fraction * (self.rate / self.last_rate - 1.0))
-            return Step("settle", self.final_radius, rate, batch, 1)
-        return Step("poses", self.final_radius, 0.0, self.pose_batch, 1)
+            return Step("settle", self.final_radius, rate, batch, self.classes)
+        return Step("poses", self.final_radius, 0.0, self.pose_batch, self.classes)
 
     def _survivors(self, iteration: int) -> int:
         """Half are dropped when half, and the rest when all, of the iterations before selection are done."""
         if iteration + 1 >= self.select:
-            return 1
-        return self.candidates if iteration + 1 < 2 * self.select // 3 else math.ceil(self.candidates / 2)
+            return self.classes
+        if iteration + 1 < 2 * self.select // 3:
+            return self.candidates
+        return max(self.classes, math.ceil(self.candidates / 2))
+
+    def _temperature(self, iteration: int) -> float:
+        """Falls geometrically until half the march is done."""
+        return HOTTEST ** max(0.0, 1.0 - iteration / (self.select + 0.5 * self.march))
