@@ -167,9 +167,9 @@ def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]
 
     quarters = Arena(loss, torch.cat(arena.minibatches).chunk(4))
 
-    def precomputed(meter: Meter) -> Steps:
+    def precomputed(meter: Meter, run: Callable[..., Steps]) -> Steps:
         meter.done["weights"] += arena.images
-        return published(arena, ArmijoSGD(diagonal, PRECONDITIONED), meter, passes)
+        return run(arena, ArmijoSGD(diagonal, PRECONDITIONED), meter, passes)
 
     def short(solver: ArmijoSGD | Hutchinson, **settings: bool) -> Callable[[Meter], Steps]:
         return lambda meter: published(arena, solver, meter, 3, **settings)
@@ -177,7 +177,7 @@ def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]
     return {
         "SGD": lambda meter: published(arena, ArmijoSGD(), meter, passes),
         "Algorithm 1": lambda meter: published(arena, Hutchinson(), meter, passes),
-        "precomputed diagonal": precomputed,
+        "precomputed diagonal": lambda meter: precomputed(meter, published),
         "momentum": lambda meter: momentum(arena, meter, MOMENTUM_PASSES),
         "momentum, averaged": lambda meter: averaged(momentum(arena, meter, MOMENTUM_PASSES), arena.images),
         "momentum, growing": lambda meter: momentum(arena, meter, MOMENTUM_PASSES, growing=True),
@@ -188,8 +188,9 @@ def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]
         "full batch, row sums": lambda meter: full_batch(arena, meter, rows, ITERATES),
         "full batch, diagonal": lambda meter: full_batch(arena, meter, exact, ITERATES),
         "Algorithm 1, probes by sums": short(Hutchinson(), probes_by_sums=True),
-        "SGD, all by sums": lambda meter: published_by_sums(arena, ArmijoSGD(), meter, 3),
-        "Algorithm 1, all by sums": lambda meter: published_by_sums(arena, Hutchinson(), meter, 3),
+        "SGD, all by sums": lambda meter: published_by_sums(arena, ArmijoSGD(), meter, passes),
+        "Algorithm 1, all by sums": lambda meter: published_by_sums(arena, Hutchinson(), meter, passes),
+        "precomputed diagonal, all by sums": lambda meter: precomputed(meter, published_by_sums),
     }
 
 

@@ -174,6 +174,25 @@ def test_particles_at_the_limit_of_the_search_are_remarked(run_folder: Path) -> 
     assert "limit of the shift search, 4 Å" in found
 
 
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"n_junk": 1200}, "1,200 particles"),
+        ({"mask_too_tight": True}, "mask makes correlation"),
+        ({"resolution_fsc143_angstrom": 3.0, "conical_fsc_area_ratio": 0.3}, "30% of"),
+        ({"resolution_fsc143_angstrom": 3.0, "conical_fsc_area_ratio": 0.8}, None),
+        ({"resolution_fsc143_angstrom": 30.0, "conical_fsc_area_ratio": 0.1}, None),
+    ],
+)
+def test_what_half_maps_say_is_remarked(run_folder: Path, metrics: dict, said: str | None) -> None:
+    path = run_folder / "metrics.json"
+    plain = json.loads(path.read_text()) | {"box_size": 64, "pixel_size_angstrom": 1.0, "n_junk": 0}
+    path.write_text(json.dumps(plain | metrics))
+    found = remarks(load_run(run_folder))
+    assert len(found) == (said is not None)
+    assert all(said in remark for remark in found if said is not None)
+
+
 def test_views_are_counted_on_equal_areas_with_their_equivalents() -> None:
     rotations = random_rotations(40000, np.random.default_rng(2))
     density = view_density(rotations, "C1", 16)

@@ -1,9 +1,15 @@
 """What a person who knows the method would notice about a run."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from cryograd.report.load import RunFiles
 from cryograd.report.plots import view_density
+
+# Shells from which on, and share below which, unevenness of the cones is worth a remark.
+EVEN_SHELLS, UNEVEN = 15.0, 0.5
 
 
 def remarks(run: RunFiles) -> list[str]:
@@ -14,6 +20,7 @@ def remarks(run: RunFiles) -> list[str]:
             "The run is not finished: this is the map so far, and the poses are missing. "
             f"Continue it with: cryograd {_command(run)} -o {run.folder} --resume"
         )
+    found += _of_half_maps(run.metrics or {})
     if run.poses is None:
         return found
     limit = shift_limit(run)
@@ -35,6 +42,25 @@ def remarks(run: RunFiles) -> list[str]:
             "The orientations are uncertain: the best one of the median particle has a probability below 2 %."
         )
     return found
+
+
+def _of_half_maps(metrics: dict[str, Any]) -> Iterator[str]:
+    """What a refinement's metrics say."""
+    if metrics.get("n_junk"):
+        yield (
+            f"{metrics['n_junk']:,} particles match the map less than most do and may not belong: they are "
+            "in junk.star, and entered the map with little weight."
+        )
+    if metrics.get("mask_too_tight"):
+        yield "The mask makes correlation of its own; the resolution is that of the half maps without it."
+    resolved = (metrics.get("box_size") or 0) * (metrics.get("pixel_size_angstrom") or 0.0)
+    resolved /= metrics.get("resolution_fsc143_angstrom") or np.inf
+    # With few shells the least of all cones is mostly chance.
+    if resolved >= EVEN_SHELLS and metrics["conical_fsc_area_ratio"] < UNEVEN:
+        yield (
+            "The resolution differs with the direction: along the worst one the correlation of the half maps "
+            f"is {metrics['conical_fsc_area_ratio']:.0%} of what it is along the best."
+        )
 
 
 def shift_limit(run: RunFiles) -> float | None:
