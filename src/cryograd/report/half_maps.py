@@ -105,6 +105,8 @@ def local_resolution(files: HalfMapFiles) -> str:
     inside = files.mask > 0.5
     values = files.local_resolution[inside]
     low, high = np.quantile(values, [0.02, 0.98])
+    # A few percent are the estimate's own scatter.
+    high = max(high, 1.2 * low)
     c = len(files.mask) // 2
     colours = matplotlib.colormaps["viridis_r"]
     shown = np.ma.masked_where(~inside, files.local_resolution)
