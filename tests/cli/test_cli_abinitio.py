@@ -72,6 +72,7 @@ def test_metrics_hold_what_is_promised(abinitio: Callable, tmp_path: Path) -> No
         "device": "cpu",
         "stage_seconds": {"score": 0.25 * ITERATIONS, "step": 0.5 * ITERATIONS},
         "resolution_march_angstrom": 40.0 / ITERATIONS,
+        "findings": [],
     }
     assert {key: metrics[key] for key in promised} == promised
     assert metrics["wall_seconds"] > 0.0

@@ -67,5 +67,6 @@ def summary(metrics: dict[str, Any]) -> str:
             *(f"class {k} {output}/class{k}.mrc, {share:.0%} of the particles" for k, share in populations),
             f"poses   {output}/particles.star",
             f"report  {output}/report.html",
+            *(f"! {finding}" for finding in metrics["findings"]),
         ]
     )

@@ -99,6 +99,7 @@ def summary(metrics: dict[str, Any]) -> str:
             f"half maps  {output}/half1.mrc, half2.mrc",
             f"poses      {output}/particles.star",
             f"report     {output}/report.html",
+            *(f"! {finding}" for finding in metrics["findings"]),
         ]
     )
 

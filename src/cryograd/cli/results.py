@@ -10,6 +10,8 @@ from cryograd.cli.run import Outcome, stage_seconds
 from cryograd.config import ParticleRun
 from cryograd.data.density import resample_map
 from cryograd.data.particles import Particles
+from cryograd.inspection.findings import of_ctf
+from cryograd.inspection.spectrum import thon_rings
 from cryograd.state import PosteriorTable, State
 
 
@@ -29,6 +31,12 @@ def posterior_columns(posterior: PosteriorTable) -> dict[str, NDArray]:
         "cryogradPoseEntropy": posterior.entropy,
         "cryogradEffectiveSampleSize": posterior.effective_size,
     }
+
+
+def ctf_findings(particles: Particles) -> list[str]:
+    """What is wrong with the CTFs, by the rings in the images' power spectra."""
+    rings = thon_rings(particles, np.arange(len(particles)))
+    return list(of_ctf([kind.facts for kind in rings]))
 
 
 def metrics_of(
@@ -58,5 +66,6 @@ def metrics_of(
         "max_shift_angstrom": 0.2 * state.extent if config.max_shift is None else config.max_shift,
         "log_evidence_mean": float(np.mean(posterior.log_evidence)),
         "pose_entropy_mean": float(np.mean(posterior.entropy)),
+        "findings": ctf_findings(particles),
         "max_probability_mean": float(np.mean(posterior.max_probability)),
     }

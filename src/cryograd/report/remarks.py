@@ -20,7 +20,7 @@ def remarks(run: RunFiles) -> list[str]:
             "The run is not finished: this is the map so far, and the poses are missing. "
             f"Continue it with: cryograd {_command(run)} -o {run.folder} --resume"
         )
-    found += _of_half_maps(run.metrics or {})
+    found += _of_metrics(run.metrics or {})
     if run.poses is None:
         return found
     limit = shift_limit(run)
@@ -44,8 +44,10 @@ def remarks(run: RunFiles) -> list[str]:
     return found
 
 
-def _of_half_maps(metrics: dict[str, Any]) -> Iterator[str]:
-    """What a refinement's metrics say."""
+def _of_metrics(metrics: dict[str, Any]) -> Iterator[str]:
+    """What a run's metrics say."""
+    for finding in metrics.get("findings", ()):
+        yield finding[0].upper() + finding[1:] + "."
     if metrics.get("n_junk"):
         yield (
             f"{metrics['n_junk']:,} particles match the map less than most do and may not belong: they are "
