@@ -15,11 +15,14 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
+from cryograd.fourier import lowpass_volume
 from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
 from cryograd.model.symmetry import group_matrices
-from cryograd.refine import refine
+from cryograd.refine import noise_of_mean, refine
 from cryograd.solvers.incremental import quadratic_bytes
+from cryograd.state import full_volume
 from cryograd.validation.fsc import fsc, resolution_at
+from cryograd.validation.standard_error import standard_error
 
 BOX, PIXEL, N = 32, 6.0, 240
 
@@ -39,15 +42,16 @@ def particles(folder: Path) -> Particles:
 
 
 def configuration(folder: Path, **options) -> Refine:
-    paths = {"particles": folder / "particles.star", "output": folder / "run"}
     given = {
+        "particles": folder / "particles.star",
+        "output": folder / "run",
         "volume": folder / "start.mrc",
         "symmetry": SYMMETRY,
         "minibatch": 30,
         "start_resolution": 40.0,
         "max_shift": 12.0,
     }
-    return Refine(**paths, **(given | options))
+    return Refine(**(given | options))
 
 
 def run(particles: Particles, config: Refine) -> list[Halves]:
@@ -131,6 +135,28 @@ def test_a_refinement_ends_with_a_pose_of_every_particle(particles: Particles, f
         assert float(fsc(unfiltered.numpy(), state.volume.numpy())[1][2:8].min()) > 0.9
     assert (table.effective_size >= 1.0 - 1e-6).all()
     assert np.array_equal(table.rotations[second], final.states[1].posterior.rotations[second])
+
+
+@pytest.mark.slow
+def test_standard_errors_are_those_of_repeats(folder: Path) -> None:
+    """Means of half maps of other views and noise differ as each run says, in the molecule and around it."""
+    group, angstrom = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX), 18.0
+    means, errors = [], []
+    for seed in range(6):
+        images = folder / f"repeat{seed}"
+        given = simulate(molecule(BOX, PIXEL), PIXEL, Simulation(160, (group,), snr=0.3, seed=seed), images)
+        config = configuration(folder, particles=images / "particles.star", passes=1.0)
+        *_, final = refine(given, config)
+        first, second = (full_volume(s, given, s.candidates[0].unfiltered)[0] for s in final.states)
+        means.append(lowpass_volume(torch.from_numpy(0.5 * (first + second)), BOX * PIXEL / angstrom).numpy())
+        variance, extent = noise_of_mean(final), BOX * PIXEL
+        errors.append(standard_error(first, second, PIXEL, angstrom, variance, extent, SYMMETRY).values)
+    # Deviations from a mean that they are part of are too small. Their own standard error is about 5 %.
+    deviation = (means - np.mean(means, axis=0)) * np.sqrt(6 / 5) / np.array(errors)
+    density = molecule(BOX, PIXEL)
+    for region in (density > 0.2 * density.max(), density < 0.01 * density.max()):
+        assert np.sqrt((deviation[:, region] ** 2).mean()) == pytest.approx(1.0, abs=0.15)
+        assert np.mean(np.abs(deviation[:, region]) < 1.96) == pytest.approx(0.95, abs=0.05)
 
 
 def errors(rotations: np.ndarray, found: np.ndarray, symmetry: str = SYMMETRY) -> np.ndarray:

@@ -171,7 +171,11 @@ def resize_volume(volume: Tensor, size: int) -> Tensor:
 def lowpass_volume(volume: Tensor, radius: float, width: float = 2.0) -> Tensor:
     """Low-pass filter a real cubic volume with a raised-cosine edge of ``width`` Fourier pixels."""
     size = volume.shape[-1]
-    k = radius_grid(size, 3, volume.device)
-    edge = torch.clamp((k - (radius - width / 2)) / width, 0.0, 1.0)
-    window = (0.5 + 0.5 * torch.cos(torch.pi * edge)).to(volume.dtype)
+    window = lowpass_window(radius_grid(size, 3, volume.device), radius, width).to(volume.dtype)
     return inverse_fourier_3d(fourier_3d(volume) * window, size)
+
+
+def lowpass_window(k: Tensor, radius: float, width: float = 2.0) -> Tensor:
+    """What `lowpass_volume` multiplies a coefficient by at a distance of k Fourier pixels from the origin."""
+    edge = torch.clamp((k - (radius - width / 2)) / width, 0.0, 1.0)
+    return 0.5 + 0.5 * torch.cos(torch.pi * edge)

@@ -22,12 +22,14 @@ from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
 from cryograd.pose.inference import concatenated
 from cryograd.pose.posterior import Poses
+from cryograd.rotations import FloatArray
 from cryograd.setup import Setup
 from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import State
 from cryograd.validation.fsc import fsc
+from cryograd.validation.standard_error import expected_variance
 
 # Curvature that the unfiltered maps' least measured frequencies are taken to have, as a fraction of their
 # shell's mean, and conjugate gradients that solve for them.
@@ -90,6 +92,20 @@ def refine(
         given = None if shared is None else shared[halves.iteration]
         halves = _together(halves, (first, second), time.perf_counter() - began, given)
         yield halves
+
+
+def noise_of_mean(halves: Halves) -> FloatArray:
+    """Variance that each shell of images at known poses adds to a voxel of the mean of the unfiltered maps.
+
+    Of a finished refinement in its working box, before the point group is averaged over; shape (W // 2 + 1,).
+    """
+    variance = np.zeros(len(halves.correlation))
+    for state in halves.states:
+        solver, images = state.candidates[0].solver, int(state.posterior.visited.sum())
+        assert isinstance(solver, IncrementalState)
+        assert solver.total is not None
+        variance += 0.25 * expected_variance(solver.total.curvature / solver.total.share, images, RIDGE)
+    return variance
 
 
 def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:

@@ -27,6 +27,7 @@ FILES = {
     "half2.mrc",
     "mask.mrc",
     "local_resolution.mrc",
+    "standard_error.mrc",
     "fsc.star",
     "fsc.xml",
     "anisotropy.json",

@@ -20,8 +20,9 @@ from cryograd.data.star import write_particles_star, write_poses_star
 from cryograd.halves import SCALE_WIDTH, Halves
 from cryograd.report.build import build_report
 from cryograd.state import full_volume
-from cryograd.validation.half_maps import Findings, examine_half_maps
+from cryograd.validation.half_maps import Findings, Map, examine_half_maps
 from cryograd.validation.junk import junk_probability
+from cryograd.validation.standard_error import StandardError, standard_error
 
 States = Callable[[Halves | None, Callable[[int, int], None]], Iterator[Halves]]
 
@@ -58,7 +59,8 @@ def finish(
         states[0].symmetry,
         config.seed,
     )
-    _write_maps(folder, findings, pixel)
+    error = _standard_error(halves, first, second, pixel, findings)
+    _write_maps(folder, findings, error, pixel)
     junk = junk_probability(posterior.match / posterior.energy)
     columns = posterior_columns(posterior) | {
         "rlnRandomSubset": halves.members,
@@ -80,7 +82,7 @@ def finish(
         poses = posterior.top_rotations, posterior.top_shifts, posterior.top_probabilities
         write_poses_star(folder.path / "poses.star", particles, *poses)
     metrics = metrics_of(command, config, particles, posterior, states[0], done)
-    metrics |= _resolution(findings) | {"n_junk": len(listed)}
+    metrics |= _resolution(findings) | _noise(findings, error) | {"n_junk": len(listed)}
     folder.write_metrics(metrics)
     build_report(folder.path)
     return metrics | {"output": str(config.output)}
@@ -96,7 +98,7 @@ def summary(metrics: dict[str, Any]) -> str:
             f"{metrics['pixel_size_angstrom']:.4g} Å, symmetry {metrics['symmetry']}",
             f"{shown} by the half maps (FSC 0.143), {metrics['wall_seconds']:.0f} s on {metrics['device']}",
             f"maps       {output}/volume.mrc, volume_sharpened.mrc",
-            f"half maps  {output}/half1.mrc, half2.mrc",
+            f"half maps  {output}/half1.mrc, half2.mrc; error of their mean  {output}/standard_error.mrc",
             f"poses      {output}/particles.star",
             f"report     {output}/report.html",
             *(f"! {finding}" for finding in metrics["findings"]),
@@ -111,11 +113,23 @@ def _keep_maps(folder: RunFolder, particles: Particles, halves: Halves) -> None:
     write_map(folder.volume, *full_volume(halves.states[0], particles, halves.volume))
 
 
-def _write_maps(folder: RunFolder, findings: Findings, pixel: float) -> None:
+def _standard_error(
+    halves: Halves, first: Map, second: Map, pixel: float, findings: Findings
+) -> StandardError:
+    """Standard error of the mean of the half maps at its resolution, or at Nyquist's where it has none."""
+    state = halves.states[0]
+    # Densities have the unit of the sampling that they are given at.
+    variance = refine.noise_of_mean(halves) * (pixel * len(state.mask) / state.extent) ** 2
+    resolution = findings.correlation.resolution() or 2.0 * pixel
+    return standard_error(first, second, pixel, resolution, variance, state.extent, state.symmetry)
+
+
+def _write_maps(folder: RunFolder, findings: Findings, error: StandardError, pixel: float) -> None:
     """Write what the half maps say, besides themselves."""
     write_map(folder.path / "volume_sharpened.mrc", findings.sharpened.density, pixel)
     write_map(folder.mask, findings.mask.values, pixel)
     write_map(folder.path / "local_resolution.mrc", findings.local_resolution, pixel)
+    write_map(folder.path / "standard_error.mrc", error.values, pixel)
     found = findings.correlation
     write_fsc_star(
         folder.path / "fsc.star",
@@ -157,3 +171,9 @@ def _resolution(findings: Findings) -> dict[str, Any]:
         "conical_fsc_area_ratio": findings.conical.ratio,
         "sampling_compensation_factor": findings.sampling.compensation,
     }
+
+
+def _noise(findings: Findings, error: StandardError) -> dict[str, Any]:
+    """What metrics.json says of the standard error."""
+    inside = findings.mask.values > 0.5
+    return {"error_over_expected": float(np.sqrt(np.median(error.excess[inside])))}

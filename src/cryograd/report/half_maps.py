@@ -38,8 +38,8 @@ class HalfMapFiles:
         1/Å of each shell, shape (n,).
     curves
         Correlations by column of fsc.star, shape (n,) each.
-    local_resolution, mask
-        Å, and 0 to 1: maps (L, L, L).
+    local_resolution, standard_error, mask
+        Å, density, and 0 to 1: maps (L, L, L).
     anisotropy
         anisotropy.json.
     """
@@ -47,28 +47,31 @@ class HalfMapFiles:
     frequency: FloatArray
     curves: dict[str, FloatArray]
     local_resolution: NDArray[np.float32]
+    standard_error: NDArray[np.float32]
     mask: NDArray[np.float32]
     anisotropy: dict[str, Any]
 
 
 def load_half_maps(folder: Path) -> HalfMapFiles | None:
     """Read what a run says of its half maps; None where it has none or is not finished."""
-    names = ("fsc.star", "local_resolution.mrc", "mask.mrc", "anisotropy.json")
+    names = ("fsc.star", "local_resolution.mrc", "standard_error.mrc", "mask.mrc", "anisotropy.json")
     paths = [folder / name for name in names]
     if not all(path.is_file() for path in paths):
         return None
     table = read_star(paths[0])["fsc"]
     curves = {name: table[name].to_numpy(dtype=np.float64) for name in _CURVES}
-    local, mask = (read_map(path)[0] for path in paths[1:3])
-    anisotropy = json.loads(paths[3].read_text(encoding="utf-8"))
-    return HalfMapFiles(table["rlnResolution"].to_numpy(dtype=np.float64), curves, local, mask, anisotropy)
+    local, error, mask = (read_map(path)[0] for path in paths[1:4])
+    anisotropy = json.loads(paths[4].read_text(encoding="utf-8"))
+    frequency = table["rlnResolution"].to_numpy(dtype=np.float64)
+    return HalfMapFiles(frequency, curves, local, error, mask, anisotropy)
 
 
 def half_map_plots(files: HalfMapFiles) -> dict[str, Markup]:
     """The plots by name."""
     return {
         "fsc": Markup(shells(files)),
-        "local": Markup(local_resolution(files)),
+        "local": Markup(in_mask(files.local_resolution, files.mask, "local resolution", "Å", "viridis_r")),
+        "error": Markup(in_mask(files.standard_error, files.mask, "standard error", "density", "magma")),
         "cones": Markup(cones(files)),
     }
 
@@ -98,27 +101,27 @@ def cones(files: HalfMapFiles) -> str:
     return as_svg(figure, "cones")
 
 
-def local_resolution(files: HalfMapFiles) -> str:
-    """Central slices of the local resolution in the mask, and its distribution."""
+def in_mask(
+    values: NDArray[np.float32], mask: NDArray[np.float32], name: str, unit: str, colours: str
+) -> str:
+    """Central slices of a map in the mask, and its distribution."""
     figure = new_figure(9.0, 2.5)
     axes = figure.subplots(1, 4, width_ratios=(1.0, 1.0, 1.0, 1.2))
-    inside = files.mask > 0.5
-    values = files.local_resolution[inside]
-    low, high = np.quantile(values, [0.02, 0.98])
+    inside = mask > 0.5
+    low, high = np.quantile(values[inside], [0.02, 0.98])
     # A few percent are the estimate's own scatter.
     high = max(high, 1.2 * low)
-    c = len(files.mask) // 2
-    colours = matplotlib.colormaps["viridis_r"]
-    shown = np.ma.masked_where(~inside, files.local_resolution)
+    c = len(mask) // 2
+    shown = np.ma.masked_where(~inside, values)
     planes = zip(axes, (shown[:, :, c], shown[:, c, :], shown[c]), "xyz", strict=False)
-    for axis, plane, name in planes:
-        axis.imshow(plane, cmap=colours, vmin=low, vmax=high, origin="lower")
-        axis.set(title=f"across {name}", xticks=[], yticks=[])
-    figure.colorbar(axes[2].images[0], ax=axes[2], shrink=0.8, label="Å")
-    axes[3].hist(values, 40, range=(low, high), color=ACCENT)
-    axes[3].axvline(float(np.median(values)), color=WARM, lw=1.0)
-    axes[3].set(xlabel="local resolution (Å)", ylabel="voxels", yticks=[])
-    return as_svg(figure, "local")
+    for axis, plane, along in planes:
+        axis.imshow(plane, cmap=matplotlib.colormaps[colours], vmin=low, vmax=high, origin="lower")
+        axis.set(title=f"across {along}", xticks=[], yticks=[])
+    figure.colorbar(axes[2].images[0], ax=axes[2], shrink=0.8, label=unit)
+    axes[3].hist(values[inside], 40, range=(low, high), color=ACCENT)
+    axes[3].axvline(float(np.median(values[inside])), color=WARM, lw=1.0)
+    axes[3].set(xlabel=f"{name} ({unit})", ylabel="voxels", yticks=[])
+    return as_svg(figure, name.replace(" ", "-"))
 
 
 def _frame(axes: Axes, files: HalfMapFiles) -> None:
