@@ -199,7 +199,7 @@ def _together(
     first, second = states
     rows = [state.history[-1] for state in states]
     halves = Halves(states, before.start_radius, before.history)
-    correlation = _correlation(first, second) if first.stage == "refine" else list(halves.correlation)
+    correlation = _correlation(first, second) if first.stage == "refine" else halves.correlation.tolist()
     row = {name: 0.5 * (rows[0][name] + rows[1][name]) for name in MEANS} | {
         "iteration": halves.iteration,
         "stage": first.stage,

@@ -14,6 +14,8 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star
+from cryograd.halves import Halves
+from cryograd.validation.fsc import soft_sphere
 
 from .conftest import Outcome, tree
 
@@ -101,9 +103,40 @@ def test_half_sets_that_were_written_are_used_again(
     assert np.array_equal(one.half_set, two.half_set)
 
 
-def test_an_interrupted_refinement_ends_as_one_that_was_not(
+def test_a_mask_may_have_another_sampling(refined: Callable, tmp_path: Path) -> None:
+    """The molecule fills a sphere of 60 Å; the mask has half the particles' pixels over the same box."""
+    write_map(tmp_path / "mask.mrc", soft_sphere(BOX // 2, 6.0, 2.0).astype(np.float32), 2 * PIXEL)
+    outcome = refined(tmp_path / "run", "--mask", tmp_path / "mask.mrc")
+    assert outcome.status == 0, outcome.err
+    used, pixel = read_map(tmp_path / "run/mask.mrc")
+    assert (len(used), pixel) == (BOX, pytest.approx(PIXEL))
+    assert used[BOX // 2, BOX // 2, BOX // 2] > 0.95
+    assert used[0].max() < 0.05
+
+
+def test_a_checkpoint_that_cannot_be_restored_costs_nothing(
     refined: Callable, cryograd_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert refined(tmp_path / "run").status == 0
+    before = tree(tmp_path / "run")
+
+    def broken(saved: dict) -> Halves:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Halves, "from_state_dict", broken)
+    assert cryograd_command("refine", "-o", tmp_path / "run", "--resume").status == 130
+    assert tree(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("iteration", [3, 7])
+def test_an_interrupted_refinement_ends_as_one_that_was_not(
+    refined: Callable,
+    cryograd_command: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    iteration: int,
+) -> None:
+    """While the map is changed, and while the last poses are found."""
     assert refined(tmp_path / "whole").status == 0
     kept: list[checkpoint.Checkpoint] = []
     save = checkpoint.save
@@ -111,7 +144,7 @@ def test_an_interrupted_refinement_ends_as_one_that_was_not(
     def stop(path: Path, made: checkpoint.Checkpoint) -> None:
         save(path, made)
         kept.append(made)
-        if len(kept) == 3:
+        if len(kept) == iteration:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

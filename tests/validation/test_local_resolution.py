@@ -6,7 +6,7 @@ import torch
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
 from cryograd.validation.fsc import fsc, resolution_at, soft_sphere
-from cryograd.validation.local_resolution import local_resolution, locally_filtered
+from cryograd.validation.local_resolution import local_resolution
 
 # The signal's power is exp(-B k² / 2), k in 1/voxel.
 B_FACTOR = 120.0
@@ -87,21 +87,3 @@ def test_a_box_of_odd_size():
     a, b = halves(noise_level(0.3), size=45)
     mask = sphere(size=45)
     assert float(local_resolution(a, b, mask, 1.0)[mask > 0.5].median()) == pytest.approx(3.33, rel=0.06)
-
-
-def test_filtering_keeps_what_is_resolved_in_each_region():
-    x = torch.arange(64) - 32
-    wave = torch.cos(2 * torch.pi * x * 16 / 64).expand(64, 64, 64)
-    resolution = torch.where(x < 0, 8.0, 3.0).expand(64, 64, 64)
-    filtered = locally_filtered(wave, resolution, 1.0)
-    assert filtered[..., 4:28].abs().max() < 0.01
-    assert torch.allclose(filtered[..., 36:60], wave[..., 36:60], atol=0.01)
-
-
-def test_filtering_at_one_resolution_is_a_low_pass():
-    volume = white(32, 0)
-    before = fourier_3d(volume).abs()
-    after = fourier_3d(locally_filtered(volume, torch.full_like(volume, 4.0), 1.0)).abs()
-    k = radius_grid(32, 3)
-    assert torch.allclose(after[k < 6], before[k < 6], rtol=1e-3)
-    assert after[k > 10].max() < 1e-3 * before.max()

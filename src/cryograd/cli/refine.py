@@ -14,7 +14,7 @@ from cryograd.cli.results import metrics_of, posterior_columns, support
 from cryograd.cli.run import Engine, Outcome, begin, drive
 from cryograd.config import HalfSetRun, Refine
 from cryograd.data.fsc_files import write_fsc_star, write_fsc_xml
-from cryograd.data.mrc import read_map, write_map
+from cryograd.data.mrc import write_map
 from cryograd.data.particles import Particles
 from cryograd.data.star import write_particles_star, write_poses_star
 from cryograd.halves import SCALE_WIDTH, Halves
@@ -47,21 +47,35 @@ def finish(
     halves: Halves = done.state
     states = halves.states
     (first, pixel), (second, _) = (full_volume(s, particles, s.candidates[0].unfiltered) for s in states)
-    given = None if config.mask is None else read_map(config.mask)[0]
-    posterior = halves.posterior
+    inside, posterior = support(states[0], particles), halves.posterior
     findings = examine_half_maps(
         first,
         second,
         pixel,
-        support(states[0], particles),
-        given,
+        inside,
+        None if config.mask is None else inside,
         posterior.rotations,
         states[0].symmetry,
         config.seed,
     )
     error = _standard_error(halves, first, second, pixel, findings)
     _write_maps(folder, findings, error, pixel)
-    junk = junk_probability(posterior.match / posterior.energy)
+    listed = _write_particles(folder, config, particles, halves)
+    metrics = metrics_of(command, config, particles, posterior, states[0], done)
+    metrics |= _resolution(findings) | _noise(findings, error) | {"n_junk": listed}
+    folder.write_metrics(metrics)
+    build_report(folder.path)
+    return metrics | {"output": str(config.output)}
+
+
+def _write_particles(folder: RunFolder, config: HalfSetRun, particles: Particles, halves: Halves) -> int:
+    """Write poses of all particles, and of those that look like junk; how many these are."""
+    posterior = halves.posterior
+    # Where only the shared grid was used, nothing is known of the match.
+    ratio = np.divide(
+        posterior.match, posterior.energy, out=np.ones(len(particles)), where=posterior.energy > 0.0
+    )
+    junk = junk_probability(ratio)
     columns = posterior_columns(posterior) | {
         "rlnRandomSubset": halves.members,
         "cryogradScale": posterior.scales(SCALE_WIDTH),
@@ -81,11 +95,7 @@ def finish(
     if config.top_poses:
         poses = posterior.top_rotations, posterior.top_shifts, posterior.top_probabilities
         write_poses_star(folder.path / "poses.star", particles, *poses)
-    metrics = metrics_of(command, config, particles, posterior, states[0], done)
-    metrics |= _resolution(findings) | _noise(findings, error) | {"n_junk": len(listed)}
-    folder.write_metrics(metrics)
-    build_report(folder.path)
-    return metrics | {"output": str(config.output)}
+    return len(listed)
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -134,8 +134,8 @@ def drive(
                 save(number, state)
                 log = [*log, *state.history]
         except BaseException:
-            # A run that ends before its first iteration, for whatever reason, leaves nothing behind.
-            if state is None and not log:
+            # A new run that ends before its first iteration, for whatever reason, leaves nothing behind.
+            if not config.resume and state is None and not log:
                 folder.discard()
             raise
     return Outcome(state, log, time.monotonic() - began)

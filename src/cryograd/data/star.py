@@ -223,12 +223,10 @@ def write_particles_star(
     new |= {name: value for name, value in _ctf_columns(particles).items() if name not in table}
     rotations = particles.rotations if rotations is None else np.asarray(rotations)
     if rotations is not None:
-        angles = np.rad2deg(matrix_to_euler(rotations))
-        new |= {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
+        new |= _angle_columns(rotations)
     shifts = particles.shifts if shifts is None else np.asarray(shifts)
     if shifts is not None:
-        shifts = image_shifts(shifts, particles.optics, particles.optics_index)
-        new |= {name: shifts[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
+        new |= _origin_columns(image_shifts(shifts, particles.optics, particles.optics_index))
     new |= {name: np.asarray(values) for name, values in (columns or {}).items()}
     wrong = [name for name, values in new.items() if values.shape != (len(particles),)]
     if wrong:
@@ -256,16 +254,25 @@ def write_poses_star(
 
     weights = np.asarray(probabilities)
     particle, rank = np.nonzero(weights > 0.0)
-    angles = np.rad2deg(matrix_to_euler(np.asarray(rotations)[particle, rank]))
     origins = image_shifts(
         np.asarray(shifts)[particle, rank], particles.optics, particles.optics_index[particle]
     )
     names = np.array(_image_names(Path(path), particles), dtype=object)
     table = {"rlnImageName": names[particle]}
-    table |= {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
-    table |= {name: origins[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
+    table |= _angle_columns(np.asarray(rotations)[particle, rank]) | _origin_columns(origins)
     table |= {"cryogradPoseRank": rank + 1, "cryogradPoseProbability": weights[particle, rank].round(6)}
     write_star(path, {"poses": pd.DataFrame(table)})
+
+
+def _angle_columns(rotations: NDArray) -> dict[str, NDArray]:
+    """RELION's Euler angles in degrees of matrices (n, 3, 3)."""
+    angles = np.rad2deg(matrix_to_euler(rotations))
+    return {name: angles[:, i].round(6) for i, name in enumerate(_ANGLES)}
+
+
+def _origin_columns(origins: NDArray) -> dict[str, NDArray]:
+    """RELION's origins in Å (n, 2)."""
+    return {name: origins[:, i].round(6) for i, name in enumerate(ORIGINS_ANGSTROM)}
 
 
 def _group_numbers(particles: Particles) -> NDArray[np.int64]:

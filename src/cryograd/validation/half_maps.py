@@ -33,7 +33,7 @@ class Findings:
     sharpened
         The mean, weighted by the correlation and sharpened.
     local_resolution
-        Å, shape (L, L, L); 0 outside the mask.
+        Å, shape (L, L, L); a quarter of the box outside the mask.
     conical
         Correlations along cones.
     sampling

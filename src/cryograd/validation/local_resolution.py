@@ -1,4 +1,4 @@
-"""Local resolution of a map from its two half maps, and filtering by it.
+"""Local resolution of a map from its two half maps.
 
 The half maps are band-passed, and the correlation of each band is taken in a Gaussian window around every
 voxel (Cardone, Heymann & Steven, J. Struct. Biol. 184, 226, 2013). Filtering comes before windowing and
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d, inverse_fourier_3d, lowpass_volume, radius_grid
+from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
 
 _THRESHOLD = 0.143
 # Half-width of a band in the logarithm of the frequency; the next band's centre is half of it away.
@@ -61,21 +61,6 @@ def local_resolution(half1: Tensor, half2: Tensor, mask: Tensor, pixel_size: flo
         before, excess_before = frequency, excess
     fine = _windowed(size * pixel_size / crossing, _interpolation(size).to(radius))
     return torch.where(mask > 0.0, fine, size * pixel_size / _FIRST)
-
-
-def locally_filtered(volume: Tensor, resolution: Tensor, pixel_size: float) -> Tensor:
-    """A map (L, L, L) low-passed around each voxel at that voxel's resolution in Å, (L, L, L).
-
-    It is interpolated there between the maps that are low-passed at the two nearest of a row of frequencies.
-    """
-    frequencies = _frequencies(len(volume))
-    step = math.log(frequencies[1] / frequencies[0])
-    place = torch.log(len(volume) * pixel_size / resolution / frequencies[0]) / step
-    place = place.clamp(0.0, len(frequencies) - 1.0)
-    filtered = torch.zeros_like(volume)
-    for number, frequency in enumerate(frequencies):
-        filtered += (1.0 - (place - number).abs()).clamp(min=0.0) * lowpass_volume(volume, frequency)
-    return filtered
 
 
 def _frequencies(size: int) -> list[float]:
