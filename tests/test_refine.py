@@ -22,6 +22,7 @@ from cryograd.refine import noise_of_mean, refine
 from cryograd.solvers.incremental import quadratic_bytes
 from cryograd.state import full_volume
 from cryograd.validation.fsc import fsc, resolution_at
+from cryograd.validation.half_maps import examine_half_maps
 from cryograd.validation.standard_error import standard_error
 
 BOX, PIXEL, N = 32, 6.0, 240
@@ -105,6 +106,21 @@ def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folde
     # The noise changes what the half maps share.
     alone = run(other, config)
     assert not torch.equal(before[-1].states[0].volume, alone[-1].states[0].volume)
+
+
+def test_noise_stays_at_the_resolution_of_the_start(particles: Particles, folder: Path) -> None:
+    """Images without a particle agree with the start alone, through the constraint and the masks too."""
+    images = np.random.default_rng(1).normal(size=(N, BOX, BOX)).astype(np.float32)
+    write_stack(folder / "noise.mrcs", images, PIXEL)
+    noise = replace(particles, stacks=(folder / "noise.mrcs",))
+    halves = run(noise, configuration(folder, passes=2.0))[-1]
+    first, second = (full_volume(state, noise, state.candidates[0].unfiltered)[0] for state in halves.states)
+    everywhere = np.ones_like(first)
+    found = examine_half_maps(
+        first, second, PIXEL, everywhere, None, halves.posterior.rotations, SYMMETRY, 0
+    ).correlation.resolution()
+    assert found is None or found > 0.95 * 40.0
+    assert halves.resolution > 0.95 * 40.0
 
 
 def test_a_refinement_goes_on_from_any_state(particles: Particles, folder: Path) -> None:

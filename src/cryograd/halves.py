@@ -45,6 +45,10 @@ SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Pr
 # Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
 # are open: what they hold is shrunk to what it is worth.
 RESOLVED, MARGIN = 0.143, 10.0
+# Standard deviations of the correlation of noise that a resolved shell is above, and the most that is asked.
+SIGNIFICANT, ENOUGH = 2.0, 0.5
+# Width in Fourier pixels of the edge at which maps are cut.
+EDGE = 2.0
 # Of the prior of an image's scale around 1.
 SCALE_WIDTH = 0.25
 # Bytes that the quadratics of all minibatches may take.
@@ -105,8 +109,14 @@ class Halves:
 
     @property
     def resolved(self) -> int:
-        """The last shell before the first that is not resolved."""
-        below = np.flatnonzero(self.correlation[1:] < RESOLVED)
+        """The last shell before the first that is not resolved.
+
+        In the mask, shells of a symmetric map have few independent coefficients: noise alone correlates.
+        """
+        state, shells = self.states[0], np.arange(1, len(self.correlation))
+        free = float(state.mask.mean()) * 2.0 * np.pi * shells**2 / len(group_matrices(state.symmetry))
+        least = np.clip(SIGNIFICANT / np.sqrt(free), RESOLVED, ENOUGH)
+        below = np.flatnonzero(self.correlation[1:] < least)
         return int(below[0]) if len(below) else len(self.correlation) - 1
 
     @property
@@ -293,7 +303,7 @@ def _seeds(particles: Particles, config: Refine) -> Memory:
 
 
 def _start(working: Working, path: Path, radius: float) -> Tensor:
-    """The given map at the working sampling, low-pass filtered."""
+    """The given map at the working sampling, with nothing beyond a radius in Fourier pixels."""
     density, pixel = read_map(path)
     size, extent = working.images.size, working.images.extent
     if abs(len(density) * pixel - extent) > 0.01 * extent:
@@ -302,8 +312,8 @@ def _start(working: Working, path: Path, radius: float) -> Tensor:
             path,
             "give a map in the particles' box",
         )
-    resampled = resample_map(density, pixel, size, extent / size)
-    volume = lowpass_volume(torch.as_tensor(resampled).to(working.mask), radius) * working.mask
+    resampled = torch.as_tensor(resample_map(density, pixel, size, extent / size)).to(working.mask)
+    volume = lowpass_volume(resampled * working.mask, radius - 0.5 * EDGE, EDGE)
     if not volume.any():
         raise CryogradError("the map is empty inside the mask", path, "give a map with density")
     return volume

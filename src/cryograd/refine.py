@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cryograd.config import Refine
 from cryograd.data.particles import Particles
-from cryograd.fourier import radius_grid
-from cryograd.halves import Halves, Plan, prepare
+from cryograd.fourier import lowpass_volume, radius_grid
+from cryograd.halves import EDGE, Halves, Plan, prepare
 from cryograd.minibatch import at_scale_one, image_scales, minibatch, near, poses_at, renoised, whitened
 from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
@@ -28,7 +28,7 @@ from cryograd.solvers.incremental import IncrementalState, Quadratic
 from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import State
-from cryograd.validation.fsc import fsc
+from cryograd.validation.gold_standard import gold_standard
 from cryograd.validation.standard_error import expected_variance
 
 # Curvature that the unfiltered maps' least measured frequencies are taken to have, as a fraction of their
@@ -81,7 +81,7 @@ def refine(
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
         change = {
-            "refine": partial(_optimise, config),
+            "refine": partial(_optimise, config, max(halves.resolved, halves.start_radius - 0.5 * EDGE)),
             "ctf": partial(_refine_ctf, plan),
             "poses": partial(_assign_poses, plan, config),
         }[step.stage]
@@ -108,8 +108,8 @@ def noise_of_mean(halves: Halves) -> FloatArray:
     return variance
 
 
-def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
-    """One half after its next minibatch."""
+def _optimise(config: Refine, reached: float, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
+    """One half after its next minibatch; the half maps are resolved up to a radius."""
     likelihood = setup.likelihood(step.radius)
     indices, number = minibatch(setup, state, step.images)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
@@ -117,7 +117,14 @@ def _optimise(config: Refine, setup: Setup, state: State, step: Step, ratio: Ten
     local = near(setup, state, step, likelihood, found, batch, number)
     local = replace(local, precision=partial(wiener_precision, ratio))
     move = setup.solver.step(state.candidates[0].solver, state.volume, local)
-    candidate = replace(state.candidates[0], volume=_allowed(move.volume, state, config), solver=move.state)
+    # The constraint and the mask make much of what the halves agree on into more that they seem to agree on.
+    # Poses do not see beyond what is resolved without them.
+    candidate = replace(
+        state.candidates[0],
+        volume=lowpass_volume(_allowed(move.volume, state, config), reached, EDGE),
+        solver=move.state,
+        unfiltered=move.volume,
+    )
     noise = renoised(setup, state, found.residual, loaded, likelihood.disc)
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:
@@ -218,11 +225,15 @@ def _together(
 
 
 def _correlation(first: State, second: State) -> list[float]:
-    """Correlation of the half maps by shell, shape (W // 2 + 1,); 0 beyond the open radius."""
-    maps = (state.volume.double().cpu().numpy() for state in (first, second))
-    shells, values = fsc(*maps)
-    # What the mask spreads there is the same in both halves and says nothing.
-    return np.where(shells <= first.radius, values, 0.0).round(DECIMALS).tolist()
+    """Correlation of the half maps before mask and constraint, by shell, shape (W // 2 + 1,).
+
+    In the mask, without what it adds; 0 beyond the open radius.
+    """
+    maps = (state.candidates[0].unfiltered for state in (first, second))
+    one, two = (volume.cpu().numpy() for volume in maps if volume is not None)
+    found = gold_standard(one, two, first.mask.cpu().numpy(), first.extent / len(first.mask), seed=0)
+    known = np.arange(len(found.corrected)) <= first.radius
+    return np.where(known, found.corrected, 0.0).round(DECIMALS).tolist()
 
 
 def _noise_to_signal(halves: Halves) -> Tensor:

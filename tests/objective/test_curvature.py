@@ -40,7 +40,7 @@ def curvature_of(objective, statistics):
     grid = objective.projector.insert(
         statistics.power.to(torch.complex64), statistics.rotations, slice_points(objective.disc)
     )
-    return objective.curvature(grid[..., 0])
+    return objective.curvature(objective.symmetrised(grid[..., 0]))
 
 
 @pytest.mark.parametrize("name", ["C1", "C2", "D2"])

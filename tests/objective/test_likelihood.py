@@ -264,11 +264,12 @@ def test_the_value_on_fixed_poses_has_the_gradient_that_was_evaluated(levels):
     assert (ahead - behind) / (2 * step) == pytest.approx(slope, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["C1", "D2"])
-def test_the_normal_product_is_nearly_that_of_the_complete_data(name):
+# Averaging over a threefold axis interpolates once more, which takes from what voxels far apart share.
+@pytest.mark.parametrize(("name", "error"), [("C1", 0.05), ("D2", 0.05), ("C3", 0.15)])
+def test_the_normal_product_is_nearly_that_of_the_complete_data(name, error):
     objective, batch = MarginalLikelihood(SIZE, EXTENT, RADIUS, name), a_batch(n=40)
     search = shared_search(name)
-    volume, a, b = (a_volume(seed).float() for seed in (0, 3, 4))
+    volume, a, b = (objective.symmetrizer.forward(a_volume(seed).float()) for seed in (0, 3, 4))
     found, statistics = (
         objective.evaluate(volume, batch, search),
         objective.infer(volume, batch, search).statistics,
@@ -283,8 +284,8 @@ def test_the_normal_product_is_nearly_that_of_the_complete_data(name):
 
     images = [objective.normal(found.weights, v) for v in (a, b)]
     assert float((a * images[1]).sum()) == pytest.approx(float((b * images[0]).sum()), rel=1e-4)
-    assert float((a * images[0]).sum()) == pytest.approx(energy(a, a), rel=0.05)
-    assert float((a * images[1]).sum()) == pytest.approx(energy(a, b), rel=0.05)
+    assert float((a * images[0]).sum()) == pytest.approx(energy(a, a), rel=error)
+    assert float((a * images[1]).sum()) == pytest.approx(energy(a, b), rel=error)
 
 
 def test_an_assignment_counts_each_image_once_at_its_best_pose():

@@ -114,31 +114,47 @@ class Projector:
         c = self._correction.to(volume)
         return volume * c * c[:, None] * c[:, None, None]
 
+    def _turns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of an axis before its transform, (L,), and after it, (D,).
+
+        They put frequency −m first and the origin on voxel L // 2.
+        """
+        m, centre = self.half, self.size // 2
+        wide = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+        x = torch.arange(self.size, dtype=torch.float64, device=like.device)
+        k = torch.arange(-m, m + 1, dtype=torch.float64, device=like.device)
+        unit = 2.0 * torch.pi / (self.size * self.oversampling)
+        before, after = (torch.polar(torch.ones_like(t), unit * t) for t in (m * x, centre * k))
+        return before.to(wide), after.to(wide)
+
     def transform(self, volume: Tensor) -> Tensor:
-        """Oversampled, gridding-corrected transform (D, D, H, 2) of a real volume (L, L, L)."""
-        n, m = self.size * self.oversampling, self.half
-        start = n // 2 - self.size // 2
-        padded = torch.zeros((n, n, n), dtype=volume.dtype, device=volume.device)
-        inner = slice(start, start + self.size)
-        padded[inner, inner, inner] = self._correct(volume)
-        spectrum = torch.fft.rfftn(torch.fft.ifftshift(padded))[..., : m + 1]
-        k = torch.arange(-m, m + 1, device=volume.device) % n
-        return torch.view_as_real(spectrum[k[:, None], k]).contiguous()
+        """Oversampled, gridding-corrected transform (D, D, H, 2) of a real volume (L, L, L).
+
+        Axis by axis, so that most of the zeros around the volume, and of the frequencies that are not asked
+        for, are passed over.
+        """
+        n, d = self.size * self.oversampling, 2 * self.half + 1
+        before, after = self._turns(volume)
+        rows = torch.fft.rfft(self._correct(volume), n=n)[..., : self.half + 1]
+        planes = torch.fft.fft(rows * (after[self.half :] * before[:, None]), n=n, dim=1)[:, :d]
+        spectrum = torch.fft.fft(planes * (after[:, None] * before[:, None, None]), n=n, dim=0)[:d]
+        return torch.view_as_real((spectrum * after[:, None, None]).contiguous())
 
     def transform_adjoint(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`: a real volume (L, L, L) of a grid (D, D, H, 2)."""
-        n, m = self.size * self.oversampling, self.half
-        spectrum = torch.zeros(
-            (n, n, n // 2 + 1), dtype=torch.view_as_complex(grid).dtype, device=grid.device
-        )
-        k = torch.arange(-m, m + 1, device=grid.device) % n
-        spectrum[k[:, None], k, : m + 1] = torch.view_as_complex(grid)
-        # irfftn adds the conjugate partner of every kx > 0; the adjoint of rfftn does not.
-        spectrum[..., 1:] *= 0.5
-        padded = torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(n, n, n), norm="forward"))
-        start = n // 2 - self.size // 2
-        inner = slice(start, start + self.size)
-        return self._correct(padded[inner, inner, inner])
+        n, size = self.size * self.oversampling, self.size
+        before, after = (t.conj() for t in self._turns(grid))
+        # irfft adds the conjugate partner of every kx > 0; the adjoint of rfft does not.
+        last = 0.5 * after[self.half :]
+        last[0] *= 2.0
+
+        def back(spectrum: Tensor, axis: int) -> Tensor:
+            return torch.fft.ifft(spectrum, n=n, dim=axis, norm="forward").narrow(axis, 0, size)
+
+        planes = back(torch.view_as_complex(grid) * after[:, None, None], 0)
+        rows = back(planes * (after[:, None] * before[:, None, None]), 1)
+        volume = torch.fft.irfft(rows * (last * before[:, None]), n=n, norm="forward")
+        return self._correct(volume[..., :size])
 
     def sample(self, grid: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
         """Complex values (J, K) of a transform at ``Rᵀ p``.

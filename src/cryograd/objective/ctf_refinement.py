@@ -163,7 +163,8 @@ def best_defocus(curves: DefocusCurves, width: float, scale_width: float) -> tup
         slope, bend = _derivatives(curves, change, width, scale_width)
         low, high = torch.where(slope > 0.0, change, low), torch.where(slope > 0.0, high, change)
         newton = change - slope / bend
-        inside = (bend < 0.0) & (newton > low) & (newton < high)
+        # At the maximum itself the step is none, and the end of the cell is where it stays.
+        inside = (bend < 0.0) & (newton >= low) & (newton <= high)
         change = torch.where(inside, newton, 0.5 * (low + high))
     _, bend = _derivatives(curves, change, width, scale_width)
     # Nothing that was seen makes the prior wider.

@@ -40,7 +40,8 @@ class Evaluation:
         Gradient for half the difference D of the maps of two halves of the images, (L, L, L); None where
         no D was given.
     weights
-        Pᵀa / B on the padded grid, (G, G, H): what `MarginalLikelihood.normal` takes.
+        Pᵀa / B on the padded grid, averaged over the point group, (G, G, H): what
+        `MarginalLikelihood.normal` takes.
     support
         The poses that the sums are over, part by part.
     poses
@@ -191,7 +192,7 @@ class MarginalLikelihood:
             )
         power, *misfits = sums.total()
         gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
-        weights = power[..., 0] / len(batch)
+        weights = self.symmetrised(power[..., 0] / len(batch))
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
@@ -218,37 +219,55 @@ class MarginalLikelihood:
         """Adjoint of `transform`, shape (L, L, L)."""
         return self.symmetrizer.adjoint(self.projector.transform_adjoint(grid))
 
+    def symmetrised(self, weights: Tensor) -> Tensor:
+        """Average over the point group of Pᵀa on the padded grid, (G, G, H), interpolated linearly.
+
+        With it the Hessian takes volumes of the group to volumes of the group.
+        """
+        if len(self.symmetrizer.matrices) == 1:
+            return weights
+        half = weights.shape[2] - 1
+        # What insertion spreads beyond the slices' radius counts too.
+        grid = pad(_whole_plane(weights), (0, 2, 2, 2, 2, 2))
+        both = torch.stack([grid, torch.zeros_like(grid)], dim=-1)
+        matrices = torch.as_tensor(self.symmetrizer.matrices, dtype=grid.dtype, device=grid.device)
+        k = torch.arange(-half, half + 1, dtype=grid.dtype, device=grid.device)
+        ky, kx = torch.meshgrid(k, k[half:], indexing="ij")
+        mean = torch.zeros_like(weights)
+        # Plane by plane, since coordinates of all points take more memory than the grid.
+        for plane, kz in zip(mean, k, strict=True):
+            near = kx.square() + ky.square() + kz.square() <= (half + 1) ** 2
+            points = torch.stack([kx[near], ky[near], kz.expand(int(near.sum()))], dim=1)
+            plane[near] = sample_grid(both, matrices, points, 1.0)[..., 0].mean(dim=0)
+        mean[:, :, 0] *= 0.5
+        return mean
+
     def normal(self, weights: Tensor, volume: Tensor) -> Tensor:
-        """Product of the complete-data Hessian and a volume, shape (L, L, L).
+        """Product of the complete-data Hessian and a volume of the point group, shape (L, L, L).
 
         On the padded grid the Hessian is taken as diagonal, with Pᵀa for PᵀaP: the convolution that it then
         is differs from the exact one by the interpolation kernel's transform, as a function of the distance
-        of two voxels. Weights of a smaller radius than this one's will do.
+        of two voxels. Weights (G, G, H) are those of `Evaluation`; those of a smaller radius will do.
         """
-        half = weights.shape[2] - 1
-        plain = Projector(self.size, (half - 1) / 2, corrected=False)
-        grid = plain.transform(self.symmetrizer.forward(volume)) * weights[..., None]
-        return 2.0 * self.symmetrizer.adjoint(plain.transform_adjoint(grid))
+        plain = Projector(self.size, (weights.shape[2] - 2) / 2, corrected=False)
+        return plain.transform_adjoint(plain.transform(volume) * (2.0 * weights)[..., None])
 
     def curvature(self, weights: Tensor) -> Tensor:
-        """Row sums of the complete-data Hessian on the unpadded grid, averaged over the point group.
+        """Row sums of the complete-data Hessian on the unpadded grid.
 
         Parameters
         ----------
         weights
-            Pᵀa on the padded grid, shape (G, G, H).
+            As `symmetrised` returns them, shape (G, G, H).
         """
         grid = _coarser(weights)
-        ball = HalfBall(self.radius)
-        matrices = torch.as_tensor(self.symmetrizer.matrices, dtype=grid.dtype, device=grid.device)
-        where = torch.as_tensor(ball.frequencies, dtype=grid.dtype, device=grid.device)
-        both = torch.stack([grid, torch.zeros_like(grid)], dim=-1)
-        mean = sample_grid(both, matrices, where, 1.0)[..., 0].mean(dim=0)
+        ball, middle = HalfBall(self.radius), len(grid) // 2
         half = torch.zeros(self.size, self.size, self.size // 2 + 1, dtype=grid.dtype, device=grid.device)
         kx, ky, kz = torch.as_tensor(ball.frequencies, device=grid.device).unbind(-1)
-        half[kz % self.size, ky % self.size, kx] = mean
+        values = grid[kz + middle, ky + middle, kx]
+        half[kz % self.size, ky % self.size, kx] = values
         plane = kx == 0
-        half[(-kz[plane]) % self.size, (-ky[plane]) % self.size, 0] = mean[plane]
+        half[(-kz[plane]) % self.size, (-ky[plane]) % self.size, 0] = values[plane]
         return half * float(self.size**3)
 
 
@@ -291,14 +310,18 @@ def _parts(images: int, poses: Poseset) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, images, size))
 
 
+def _whole_plane(weights: Tensor) -> Tensor:
+    """Weights on a half-space grid; those with kx = 0, stored at two places, are added up at both."""
+    plane = weights[:, :, :1]
+    return torch.cat([plane + plane.flip(0, 1), weights[:, :, 1:]], dim=2)
+
+
 def _coarser(weights: Tensor) -> Tensor:
     """Weights on a half-space grid of half the spacing (G, G, H), spread linearly onto the unpadded grid.
 
     A linear weight on the coarse grid is a sum of linear weights on the fine one, so that nothing is lost.
     """
-    # A coefficient with kx = 0 is stored twice and is one unknown.
-    plane = weights[:, :, :1] + weights[:, :, :1].flip(0, 1)
-    full = torch.cat([weights[:, :, 1:2].flip(0, 1), plane, weights[:, :, 1:]], dim=2)
+    full = torch.cat([weights[:, :, 1:2].flip(0, 1), _whole_plane(weights)], dim=2)
     m = weights.shape[2] - 1
     # An even number of fine cells from the origin to the last coarse point, and one cell around all.
     last = 2 * (m // 2 + 1)
