@@ -85,8 +85,17 @@ def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_p
     total = np.bincount(particle, poses["cryogradPoseProbability"].to_numpy(dtype=float))
     assert len(total) == N
     assert total.max() <= 1.0 + 1e-4
+    shared = metrics["shared"]
+    assert shared["start_map"] == "given"
+    assert shared["start_resolution_angstrom"] == pytest.approx(40.0)
+    # Four minibatches of each half, shells up to Nyquist.
+    assert (shared["curves"], shared["shells"]) == (4, BOX // 2 + 1)
     html = (tmp_path / "run/report.html").read_text()
     assert "Half maps" in html
+    assert "What the half-sets share" in html
+    assert "the given one, up to 40.0 Å (4.8 Fourier pixels, with an edge of two); each half" in html
+    assert "a sphere of 173 Å, with a soft edge" in html
+    assert "4 curves, one an iteration, of 17 shells" in html
 
 
 def test_half_sets_that_were_written_are_used_again(
@@ -163,7 +172,9 @@ def test_reconstruction_from_a_random_start(
     given = ("--symmetry", SYMMETRY, "--max-shift", 12, "--passes", 2, "--minibatch", 20, "--json", *options)
     outcome = cryograd_command("reconstruct", small / "particles.star", "-o", tmp_path / "run", *given)
     assert outcome.status == 0, outcome.err
-    assert json.loads(outcome.out)["resolution_fsc143_angstrom"] < 20.0
+    metrics = json.loads(outcome.out)
+    assert metrics["resolution_fsc143_angstrom"] < 20.0
+    assert metrics["shared"]["start_map"] == ("own" if options else "of all particles")
     starts = {"abinitio1.mrc", "abinitio2.mrc"} if options else {"abinitio.mrc"}
     assert tree(tmp_path / "run") == FILES | starts
     truth = json.loads(

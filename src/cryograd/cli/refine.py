@@ -12,7 +12,7 @@ from cryograd.atomic import write_text
 from cryograd.cli.folder import RunFolder
 from cryograd.cli.results import metrics_of, posterior_columns, support
 from cryograd.cli.run import Engine, Outcome, begin, drive
-from cryograd.config import HalfSetRun, Refine
+from cryograd.config import HalfSetRun, Reconstruct, Refine
 from cryograd.data.fsc_files import write_fsc_star, write_fsc_xml
 from cryograd.data.mrc import write_map
 from cryograd.data.particles import Particles
@@ -41,7 +41,7 @@ def engine(states: States, particles: Particles, folder: RunFolder) -> Engine[Ha
 
 
 def finish(
-    command: str, config: HalfSetRun, particles: Particles, folder: RunFolder, done: Outcome
+    command: str, config: Refine | Reconstruct, particles: Particles, folder: RunFolder, done: Outcome
 ) -> dict[str, Any]:
     """Examine the half maps, write what a finished run leaves, and return its metrics."""
     halves: Halves = done.state
@@ -63,6 +63,7 @@ def finish(
     listed = _write_particles(folder, config, particles, halves)
     metrics = metrics_of(command, config, particles, posterior, states[0], done)
     metrics |= _resolution(findings) | _noise(findings, error) | {"n_junk": listed}
+    metrics["shared"] = _shared(config, halves)
     folder.write_metrics(metrics)
     build_report(folder.path)
     return metrics | {"output": str(config.output)}
@@ -180,6 +181,25 @@ def _resolution(findings: Findings) -> dict[str, Any]:
         "local_resolution_quartiles_angstrom": np.quantile(inside, [0.25, 0.5, 0.75]).round(2).tolist(),
         "conical_fsc_area_ratio": findings.conical.ratio,
         "sampling_compensation_factor": findings.sampling.compensation,
+    }
+
+
+def _shared(config: Refine | Reconstruct, halves: Halves) -> dict[str, Any]:
+    """What metrics.json says of all that the half-sets have in common while they are refined."""
+    state = halves.states[0]
+    joint = "of all particles" if isinstance(config, Reconstruct) else "given"
+    apart = config.independent_halves if isinstance(config, Reconstruct) else config.second_volume is not None
+    return {
+        "start_map": "own" if apart else joint,
+        "start_resolution_angstrom": state.extent / halves.start_radius,
+        "start_radius": halves.start_radius,
+        "mask": "sphere" if config.mask is None else str(config.mask),
+        "mask_diameter_angstrom": config.particle_diameter or 0.9 * state.extent,
+        "curves": sum(row["stage"] == "refine" for row in halves.history),
+        "shells": len(halves.correlation),
+        "symmetry": state.symmetry,
+        "symmetry_found": config.symmetry == "auto",
+        "poses_of_the_file": isinstance(config, Refine) and config.seeded,
     }
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from cryograd import __version__
 from cryograd.atomic import write_text
 from cryograd.report import map_images, plots
-from cryograd.report.half_maps import half_map_plots
+from cryograd.report.half_maps import half_map_plots, shared_rows
 from cryograd.report.load import Poses, RunFiles, load_run
 from cryograd.report.remarks import remarks, shift_limit
 from cryograd.report.style import figure_style
@@ -63,6 +63,7 @@ def _page_of(run: RunFiles) -> dict[str, Any]:
         "classes": _classes(run),
         "truth": _truth(run),
         "halves": half_map_plots(run.halves) if run.halves is not None else None,
+        "shared": shared_rows(run.metrics["shared"]) if run.metrics and "shared" in run.metrics else None,
         "course": Markup(plots.course(run.log)) if run.log else None,
         "poses": _pose_plots(run, run.poses) if run.poses is not None else None,
         "times": Markup(plots.stage_times(run.log)) if run.log else None,

@@ -66,6 +66,33 @@ def load_half_maps(folder: Path) -> HalfMapFiles | None:
     return HalfMapFiles(frequency, curves, local, error, mask, anisotropy)
 
 
+def shared_rows(shared: dict[str, Any]) -> dict[str, str]:
+    """What two half-sets share, in words, from what metrics.json says of it."""
+    radius, cut_at = shared["start_radius"], shared["start_resolution_angstrom"]
+    cut = f"up to {cut_at:.1f} Å ({radius:.1f} Fourier pixels, with an edge of two)"
+    sphere = f"a sphere of {shared['mask_diameter_angstrom']:.0f} Å, with a soft edge"
+    given = shared["mask"] != "sphere"
+    start = {
+        "given": f"the given one, {cut}",
+        "of all particles": f"one of all particles, {cut}",
+        "own": f"only its frame: each half has one of its own, {cut}",
+    }
+    return {
+        "Start map": f"{start[shared['start_map']]}; each half scales it to its own images",
+        "Point group": shared["symmetry"] + (", found in the start" if shared["symmetry_found"] else ""),
+        "Mask of the maps while they are refined": f"the given one, {shared['mask']}" if given else sphere,
+        "Correlation of the half maps": f"{shared['curves']} curves, one an iteration, of {shared['shells']} "
+        "shells with six decimals: they open the resolution and weight the spectrum",
+        "Poses of the particle file": "both search around their own particles' poses, which may come from a "
+        "map of all particles"
+        if shared["poses_of_the_file"]
+        else "not used",
+        "Mask of the final correlation": "the given one"
+        if given
+        else "made from the mean of both maps at the end; nothing is refined in it",
+    }
+
+
 def half_map_plots(files: HalfMapFiles) -> dict[str, Markup]:
     """The plots by name."""
     return {
