@@ -79,7 +79,7 @@ def whitened(
 
 def image_scales(setup: Setup, state: State, indices: np.ndarray) -> Tensor:
     """Scale of the signal of some images, shape (B,)."""
-    scale = state.posterior.scales(setup.scale_width)[indices]
+    scale = state.posterior.scales(setup.scale_width, setup.images.particles.scale_group)[indices]
     return torch.as_tensor(scale, dtype=torch.float32, device=state.mask.device)
 
 

@@ -194,16 +194,26 @@ class PosteriorTable:
         """The best rotation's responsibility, shape (n,)."""
         return self.top_probabilities[:, 0]
 
-    def scales(self, width: float) -> np.ndarray:
+    def scales(self, width: float, group: np.ndarray | None = None) -> np.ndarray:
         """Scale of each image's signal at its last visit, shape (n,), in the mean 1; 1 before the first.
 
-        ``width`` is the standard deviation of its prior; 0 for no scales.
+        Parameters
+        ----------
+        width
+            Standard deviation of its prior, and of the one of its group's; 0 for no scales.
+        group
+            Group of each image, from 0, shape (n,): its prior is around the scale of the group; None for 1.
         """
         seen = self.energy > 0.0
         found = np.ones(len(seen))
         if width and seen.any():
             match, energy = torch.from_numpy(self.match[seen]), torch.from_numpy(self.energy[seen])
-            best = best_scale(match, energy, width)[0].numpy()
+            centre = torch.ones_like(match)
+            if group is not None:
+                member = group[seen]
+                matches, energies = (torch.from_numpy(np.bincount(member, v)) for v in (match, energy))
+                centre = best_scale(matches, energies, width)[0][member]
+            best = best_scale(match, energy, width, centre)[0].numpy()
             # The scale of all is the map's.
             found[seen] = best / best.mean()
         return found

@@ -79,7 +79,7 @@ def _write_particles(folder: RunFolder, config: HalfSetRun, particles: Particles
     junk = junk_probability(ratio)
     columns = posterior_columns(posterior) | {
         "rlnRandomSubset": halves.members,
-        "cryogradScale": posterior.scales(SCALE_WIDTH),
+        "cryogradScale": posterior.scales(SCALE_WIDTH, particles.scale_group),
         "cryogradJunkProbability": junk,
     }
     if config.refine_ctf:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _SCAN_CHUNK = 1024
+# What images of one strength of signal share: the first of these that the file has. How many it takes:
+# an image has a part in what is expected of itself, with so many in two half-sets a tenth.
+_GROUPS = ("rlnGroupName", "rlnGroupNumber", "rlnMicrographName")
+_GROUP_SIZE = 20
 _PER_PARTICLE = (
     "optics_index",
     "defocus_u",
@@ -107,6 +112,18 @@ class Particles:
     def nyquist(self) -> float:
         """Coarsest Nyquist limit in Å of the optics groups."""
         return max(o.nyquist for o in self.optics)
+
+    @cached_property
+    def scale_group(self) -> IntArray | None:
+        """Group or micrograph of each particle, from 0, shape (n,).
+
+        None where the file names none, or half of them have too few particles to tell their scale.
+        """
+        name = next((name for name in _GROUPS if name in self.table), None)
+        if name is None:
+            return None
+        _, group = np.unique(self.table[name].to_numpy(dtype=str), return_inverse=True)
+        return group if np.median(np.bincount(group)) >= _GROUP_SIZE else None
 
     def __len__(self) -> int:
         return len(self.optics_index)

@@ -63,7 +63,7 @@ class CtfStatistics:
 
 @dataclass(frozen=True)
 class DefocusCurves:
-    """Log-likelihood of n images, or groups of them, by scale s and change d of the mean underfocus in Å.
+    """Log-likelihood of n images by scale s and change d of the mean underfocus in Å.
 
     log p = 2 s B(d) − s² A(d),  B = Im Σ_r u_r exp(iκ_r d),  A = c − Re Σ_r v_r exp(2iκ_r d)
 
@@ -93,16 +93,6 @@ class DefocusCurves:
         level = 0.5 * (statistics.power * transfer.abs().square()).sum(dim=1)
         return DefocusCurves(rings, cross, power, level)
 
-    def summed(self, group: Tensor) -> "DefocusCurves":
-        """Curves of groups, which change together; ``group`` (n,) numbers them from 0."""
-        zero = self.cross.new_zeros(int(group.max()) + 1, len(self.rate))
-        return DefocusCurves(
-            self.rate,
-            zero.index_add(0, group, self.cross),
-            zero.index_add(0, group, self.power),
-            torch.zeros_like(self.level[: len(zero)]).index_add(0, group, self.level),
-        )
-
     def on_grid(self, changes: Tensor) -> tuple[Tensor, Tensor]:
         """B and A (n, G) at changes (G,) that all images share."""
         turn = torch.exp(1j * changes[:, None] * self.rate)
@@ -119,18 +109,20 @@ class DefocusCurves:
         return cross, power
 
 
-def best_scale(cross: Tensor, power: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    """Scale s of largest 2 s B − s² A − (s − 1)²/2w², at least `LEAST_SCALE`, and its standard error.
+def best_scale(
+    cross: Tensor, power: Tensor, width: float, centre: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Scale s of largest 2 s B − s² A − (s − s₀)²/2w², at least `LEAST_SCALE`, and its standard error.
 
     Parameters
     ----------
     cross, power
         B = Σ C b and A = Σ C² a with the CTF C at scale 1: of an image or summed over a group.
-    width
-        Standard deviation w of the prior around 1.
+    width, centre
+        Standard deviation w of the prior, and what it is around, s₀.
     """
     precision = 2.0 * power + width**-2
-    return ((2.0 * cross + width**-2) / precision).clamp(min=LEAST_SCALE), precision.rsqrt()
+    return ((2.0 * cross + centre * width**-2) / precision).clamp(min=LEAST_SCALE), precision.rsqrt()
 
 
 def best_defocus(curves: DefocusCurves, width: float, scale_width: float) -> tuple[Tensor, Tensor]:
@@ -142,7 +134,7 @@ def best_defocus(curves: DefocusCurves, width: float, scale_width: float) -> tup
     Parameters
     ----------
     curves
-        Of n images or groups.
+        Of n images.
     width
         Standard deviation in Å of the prior around no change.
     scale_width
@@ -231,8 +223,6 @@ def refine_ctf(
     parts: Iterable[tuple[IntArray, CtfStatistics]],
     defocus_width: float,
     scale_width: float,
-    defocus_group: IntArray | None = None,
-    scale_group: IntArray | None = None,
 ) -> CtfRefinement:
     """Refine defocus and scale by one pass over images.
 
@@ -249,9 +239,6 @@ def refine_ctf(
         Standard deviation in Å of the prior of the mean underfocus around the input's.
     scale_width
         Standard deviation of the prior of the scale around 1.
-    defocus_group, scale_group
-        Numbers, shape (n,), of what has one change (a micrograph) or one scale (a micrograph or an optics
-        group); None for each particle. A part holds all or none of a defocus group.
 
     Raises
     ------
@@ -260,17 +247,14 @@ def refine_ctf(
     """
     _refuse_corrected(particles)
     n = len(particles)
-    defocus_group = np.arange(n) if defocus_group is None else defocus_group
     change, error = np.zeros(n), np.full(n, defocus_width)
-    cross, power = np.zeros(n), np.zeros(n)
+    cross, power = torch.zeros(2, n, dtype=torch.float64)
     for indices, statistics in parts:
         for here, curves in _curves(particles, frequencies, indices, statistics):
-            together = np.unique(defocus_group[here], return_inverse=True)[1]
-            member = torch.as_tensor(together, device=curves.level.device)
-            best, width = (x[member] for x in best_defocus(curves.summed(member), defocus_width, scale_width))
+            best, width = best_defocus(curves, defocus_width, scale_width)
             change[here], error[here] = best.cpu(), width.cpu()
             cross[here], power[here] = (values[0].cpu() for values in curves.at(best))
-    scale, scale_error = _scales(cross, power, scale_width, scale_group)
+    scale, scale_error = (values.numpy() for values in best_scale(cross, power, scale_width))
     return CtfRefinement(change, error, scale, scale_error)
 
 
@@ -285,17 +269,6 @@ def _curves(
         chosen = CtfStatistics(statistics.cross[rows], statistics.power[rows])
         rate = defocus_rate(frequencies, particles.optics[number].wavelength)
         yield here, DefocusCurves.of(chosen, transfer_of(particles, here, frequencies), rate)
-
-
-def _scales(
-    cross: FloatArray, power: FloatArray, width: float, group: IntArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Best scale of each particle, or of its group, and its error; shape (n,)."""
-    member = np.arange(len(cross)) if group is None else np.unique(group, return_inverse=True)[1]
-    scale, error = best_scale(
-        torch.from_numpy(np.bincount(member, cross)), torch.from_numpy(np.bincount(member, power)), width
-    )
-    return scale.numpy()[member], error.numpy()[member]
 
 
 def _refuse_corrected(particles: Particles) -> None:
