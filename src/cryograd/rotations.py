@@ -49,7 +49,7 @@ def matrix_to_euler(matrix: FloatArray) -> FloatArray:
     psi = np.where(
         regular,
         np.arctan2(m[..., 1, 2], -m[..., 0, 2]),
-        np.arctan2(-m[..., 1, 0], m[..., 1, 1]),
+        np.arctan2(m[..., 0, 1], m[..., 1, 1]),
     )
     return np.stack([rot, tilt, psi], axis=-1)
 
