@@ -10,13 +10,15 @@ from scipy.spatial.transform import Rotation
 
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.config import Refine
+from cryograd.data.cache import MASK_EDGE
 from cryograd.data.mrc import write_map, write_stack
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
-from cryograd.fourier import lowpass_volume
+from cryograd.fourier import HalfDisc, lowpass_volume
 from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
+from cryograd.minibatch import whitened
 from cryograd.model.symmetry import group_matrices
 from cryograd.refine import noise_of_mean, refine
 from cryograd.solvers.incremental import quadratic_bytes
@@ -280,6 +282,23 @@ def test_the_defocus_of_particles_is_found(folder: Path) -> None:
     # The map was made with the wrong values, and half remembers them.
     assert np.median(change[wrong]) < -100.0
     assert np.mean(change[wrong] < 0.0) > 0.8
+
+
+def test_masks_of_images_leave_room_for_what_defocus_spreads(particles: Particles, folder: Path) -> None:
+    """Half of λ Δf k around the particle, which is more than 10 Å for most of the images at 12.8 Å."""
+    (setup, _), _, halves = prepare(particles, configuration(folder, particle_diameter=60.0))
+    state = halves.states[0]
+    seen = replace(state.posterior, visited=np.ones(N, dtype=bool))
+    defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[setup.train]
+    half = 0.5 * (0.0197 * defocus / 12.8 - 2.7e7 * (0.0197 / 12.8) ** 3)
+    assert 6.0 < half.min() < 10.0 < half.max() < 20.0
+    every, pixel = setup.train, setup.images.extent / setup.images.size
+    for posterior, margin in ((seen, np.maximum(half, 10.0)), (state.posterior, np.full(len(every), np.inf))):
+        _, loaded = whitened(setup, replace(state, posterior=posterior), every, HalfDisc(192.0 / 12.8))
+        y, x = np.mgrid[: setup.images.size, : setup.images.size] - float(setup.images.size // 2)
+        distance = np.hypot(x, y) - (30.0 + margin[:, None, None]) / pixel
+        mask = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_EDGE, 0.0, 1.0))
+        np.testing.assert_allclose(loaded.area, np.square(mask).mean(axis=(1, 2)), rtol=1e-3)
 
 
 def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.data.cache import Loaded
+from cryograd.data.cache import Loaded, delocalisation
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
 from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
@@ -33,8 +33,10 @@ SHIFT_SIGMA = 0.45
 MOST_SLICES = 4096
 # Weight of a minibatch in the running noise variance, and in the classes' shares.
 RUNNING_RATE = 0.2
-# Å by which the mask of an image is wider than the particle once its centre is known.
-MASK_MARGIN = 10.0
+# Å by which the mask of an image is wider than the particle once its centre is known, at least; and the share
+# of the finest signal's delocalisation that it is, where that is more: only what comes from the particle's
+# edge moves beyond it by all of that.
+MASK_MARGIN, SPREAD_KEPT = 10.0, 0.5
 
 
 def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -68,8 +70,11 @@ def whitened(
     found of their defocus.
     """
     table = state.posterior
-    margins = np.where(table.visited[indices] & masked, MASK_MARGIN, np.inf)
-    loaded = setup.images.load(indices, disc, table.shifts[indices], margins, table.defocus_change[indices])
+    change = table.defocus_change[indices]
+    spread = delocalisation(setup.images.particles, indices, disc.radius / setup.images.extent, change)
+    margins = np.maximum(MASK_MARGIN, SPREAD_KEPT * spread)
+    margins = np.where(table.visited[indices] & masked, margins, np.inf)
+    loaded = setup.images.load(indices, disc, table.shifts[indices], margins, change)
     variance = state.noise.on_disc(disc, loaded.group)
     images = loaded.images * variance.rsqrt()
     log_norm = -images.abs().square().sum(dim=1) - torch.log(torch.pi * variance).sum(dim=1)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, normalise
+from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, delocalisation, normalise
 from cryograd.data.particles import Particles, read_particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
-from cryograd.model.ctf import ctf
+from cryograd.model.ctf import ctf, ctf_phase
 
 Maker = Callable[..., Path]
 Array = NDArray[np.float64]
@@ -108,6 +108,18 @@ def test_ctf_is_that_of_each_particle_at_the_working_frequencies(make_star: Make
     assert not torch.allclose(found[0], found[1])
     assert (found < -0.5).any()
     assert torch.equal(absolute, found.abs())
+
+
+def test_delocalisation_is_the_gradient_of_the_phase(make_star: Maker) -> None:
+    particles = read_particles(make_star())
+    optics, frequency, step, change = particles.optics[0], 0.25, 1e-5, np.array([300.0, 0.0])
+    found = delocalisation(particles, np.array([2, 0]), frequency, change)
+    mean = torch.from_numpy(0.5 * (particles.defocus_u + particles.defocus_v)[[2, 0]] + change)
+    k = torch.tensor([[frequency - step, 0.0], [frequency + step, 0.0]], dtype=torch.float64)
+    phase = ctf_phase(k, optics.wavelength, optics.spherical_aberration, mean, mean, torch.zeros(2))
+    expected = (phase[:, 0] - phase[:, 1]) / (2.0 * step * 2.0 * np.pi)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert 40.0 < found.min() < found.max() < 60.0
 
 
 def two_groups(folder: Path) -> Path:

@@ -151,6 +151,20 @@ def ctf_of(
     return out
 
 
+def delocalisation(
+    particles: Particles, indices: np.ndarray, frequency: float, defocus_change: np.ndarray
+) -> np.ndarray:
+    """Å by which defocus moves signal of a frequency in 1/Å away from its origin in some images, (b,).
+
+    The gradient of the CTF's phase over 2π: λ Δf k − Cs λ³ k³, Δf the mean underfocus with Å added, (b,).
+    """
+    mean = 0.5 * (particles.defocus_u + particles.defocus_v)[indices] + defocus_change
+    groups = particles.optics_index[indices]
+    wavelength = np.array([optics.wavelength for optics in particles.optics])[groups]
+    aberration = np.array([optics.spherical_aberration for optics in particles.optics])[groups]
+    return np.abs(wavelength * mean * frequency - aberration * (wavelength * frequency) ** 3)
+
+
 def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     """Subtract the mean and divide by the standard deviation of the background outside a circle.
 
