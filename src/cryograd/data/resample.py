@@ -68,6 +68,9 @@ def _single(matrix: np.ndarray) -> Tensor:
 
 def _products(matrix: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Columns (W, 1) and (L, 1) of functions whose products add up to a matrix (W, L)."""
+    if np.all(matrix == 1.0):
+        yield np.ones((len(matrix), 1)), np.ones((matrix.shape[1], 1))
+        return
     left, weights, right = np.linalg.svd(matrix, full_matrices=False)
     for i in np.flatnonzero(weights > _NEGLIGIBLE * weights[0]):
         yield weights[i] * left[:, i, None], right[i, :, None]

@@ -368,10 +368,14 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     """Statistics of a block of images from their rotations that matter, and how well these fit."""
     marginal = local.joint.sum(dim=1)
     matters = marginal > (TENTH * marginal.amax(dim=1, keepdim=True)).clamp(max=NEGLIGIBLE)
-    image, rotation = torch.nonzero(matters, as_tuple=True)
+    # Few of the candidates do: the products over shifts are made for as many as the image with most has.
+    few = marginal.topk(int(matters.sum(dim=1).max()), dim=1).indices.sort(dim=1).values
+    joint = local.joint.gather(2, few[:, None].expand(-1, local.joint.shape[1], -1))
+    image, place = torch.nonzero(matters.gather(1, few), as_tuple=True)
+    rotation = few[image, place]
     # Renormalised over what is kept, so that every image counts once.
     kept = torch.where(matters, marginal, 0.0).sum(dim=1)
-    cross = as_complex(torch.bmm(local.joint.transpose(1, 2), local.templates))[image, rotation]
+    cross = as_complex(torch.bmm(joint.transpose(1, 2), local.templates)[image, place])
     cross = cross / kept[image, None]
     weight = marginal[image, rotation] / kept[image]
     power = weight[:, None] * batch.ctf.square()[image]
