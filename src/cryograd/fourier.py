@@ -154,18 +154,32 @@ def resize_volume(volume: Tensor, size: int) -> Tensor:
     Values are kept: a smooth density has the same values on the finer or coarser grid.
     """
     old = volume.shape[-1]
-    if size == old:
+    return volume if size == old else resize_transform(volume, size) * (size / old) ** 3
+
+
+def resize_transform(volume: Tensor, size: int) -> Tensor:
+    """Crop or zero-pad a real cubic volume in Fourier space, coefficients and sums of voxels kept."""
+    if size == volume.shape[-1]:
         return volume
-    spectrum = torch.fft.fftshift(fourier_3d(volume), dim=(-3, -2))
+    return inverse_fourier_3d(resize_spectrum(fourier_3d(volume), size), size)
+
+
+def resize_spectrum(spectrum: Tensor, size: int) -> Tensor:
+    """Crop or zero-pad half-space coefficients (..., L, L, L//2 + 1) in FFT order to another box."""
+    old = spectrum.shape[-2]
     # Nyquist is dropped: it has no partner on the other grid.
     half = (min(size, old) - 1) // 2
-    source = slice(old // 2 - half, old // 2 + half + 1)
-    target = slice(size // 2 - half, size // 2 + half + 1)
-    shape = (*volume.shape[:-3], size, size, size // 2 + 1)
+    k = torch.arange(-half, half + 1, device=spectrum.device)
+    shape = (*spectrum.shape[:-3], size, size, size // 2 + 1)
     out = torch.zeros(shape, dtype=spectrum.dtype, device=spectrum.device)
-    out[..., target, target, : half + 1] = spectrum[..., source, source, : half + 1]
-    resized = inverse_fourier_3d(torch.fft.ifftshift(out, dim=(-3, -2)), size)
-    return resized * (size / old) ** 3
+    out[..., k[:, None] % size, k % size, : half + 1] = spectrum[..., k[:, None] % old, k % old, : half + 1]
+    return out
+
+
+def quick_size(radius: float, largest: int) -> int:
+    """Smallest box whose transform is quick and that holds a radius with a margin; at most the largest."""
+    quick = [2**a * 3**b for a in range(1, 12) for b in range(3) if 2**a * 3**b >= 2.2 * radius + 2.0]
+    return min(largest, *quick)
 
 
 def lowpass_volume(volume: Tensor, radius: float, width: float = 2.0) -> Tensor:
