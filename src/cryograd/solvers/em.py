@@ -18,6 +18,10 @@ class EMState:
         """The state itself."""
         return self
 
+    def resized(self, size: int) -> "EMState":
+        """The state itself."""
+        return self
+
 
 @dataclass(frozen=True)
 class EM:

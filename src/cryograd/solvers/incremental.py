@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from cryograd.fourier import resize_spectrum, resize_volume
 from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
 from cryograd.solvers.protocol import Local, Move, Takes
 
@@ -76,6 +77,11 @@ class Quadratic:
         parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
         return Quadratic(self.share, *parts)
 
+    def resized(self, size: int) -> "Quadratic":
+        """The sum over maps of another box whose coefficients are the same."""
+        curvature = resize_spectrum(self.curvature, size) * (size / len(self.linear)) ** 3
+        return Quadratic(self.share, self.weights, curvature, resize_volume(self.linear, size))
+
 
 @dataclass(frozen=True)
 class IncrementalState:
@@ -88,6 +94,12 @@ class IncrementalState:
         """The state with its tensors on a device."""
         return IncrementalState(
             tuple(part and part.to(device) for part in self.parts), self.total and self.total.to(device)
+        )
+
+    def resized(self, size: int) -> "IncrementalState":
+        """The state for maps of another box."""
+        return IncrementalState(
+            tuple(part and part.resized(size) for part in self.parts), self.total and self.total.resized(size)
         )
 
     def replaced(self, number: int, minibatches: int, seen: Quadratic) -> "IncrementalState":

@@ -1,11 +1,12 @@
 """Minibatch steps preconditioned by the running curvature, with momentum."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from cryograd.fourier import resize_spectrum, resize_volume
 from cryograd.solvers.protocol import Local, Move, Takes
 
 
@@ -34,6 +35,18 @@ class PreconditionedState:
             self.momentum_weight,
             self.curvature.to(device),
             self.curvature_weight.to(device),
+        )
+
+    def resized(self, size: int) -> "PreconditionedState":
+        """The state for maps of another box whose coefficients are the same."""
+        momentum = resize_volume(self.momentum, size)
+        if not self.momentum_weight:
+            return replace(self, momentum=momentum)
+        return PreconditionedState(
+            momentum,
+            self.momentum_weight,
+            resize_spectrum(self.curvature, size) * (size / len(self.momentum)) ** 3,
+            resize_spectrum(self.curvature_weight, size),
         )
 
 
