@@ -16,7 +16,7 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
-from cryograd.fourier import HalfDisc, lowpass_volume
+from cryograd.fourier import HalfDisc, lowpass_volume, quick_size
 from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
 from cryograd.minibatch import whitened
 from cryograd.model.symmetry import group_matrices
@@ -318,6 +318,32 @@ def test_the_spectrum_opens_by_what_the_halves_agree_on(particles: Particles, fo
         radius = halves.states[0].radius
         assert (halves.correlation[np.arange(len(halves.correlation)) > radius] == 0.0).all()
         assert halves.correlation[halves.resolved] >= 0.143
+
+
+def test_the_box_grows_with_the_radius_and_changes_little(
+    particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryograd.halves.MARGIN", 2.0)
+    some, config = particles.select(np.arange(80)), configuration(folder, minibatch=10, passes=1.0)
+    cropped = run(some, config)
+    monkeypatch.setattr("cryograd.refine.quick_size", lambda radius, largest: largest)
+    whole = run(some, config)
+    boxes = [len(halves.states[0].mask) for halves in cropped]
+    assert boxes[0] == 18
+    assert boxes == [quick_size(halves.states[0].radius, BOX) for halves in cropped]
+    assert boxes[-1] == BOX
+    for halves in cropped:
+        assert halves.volume.shape == halves.states[1].mask.shape
+        assert len(halves.correlation) == BOX // 2 + 1
+        assert 0.0 <= float(halves.states[0].mask.min()) <= float(halves.states[0].mask.max()) <= 1.0
+    # The last pass adds up; its end has the map.
+    pairs = [pair for pair in zip(cropped, whole, strict=True) if pair[0].stage == "refine"]
+    for a, b in [*pairs, (cropped[-1], whole[-1])]:
+        assert np.allclose(a.history[-1]["noise"], b.history[-1]["noise"], rtol=0.05)
+        density, expected = (full_volume(halves.states[0], some)[0] for halves in (a, b))
+        well = slice(1, int(0.8 * a.states[0].radius))
+        assert fsc(density, expected)[1][well].min() > 0.97
+        assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.02)
 
 
 def test_half_sets_of_the_file_are_kept(particles: Particles) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cryograd.data.density import resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
-from cryograd.fourier import lowpass_volume
+from cryograd.fourier import lowpass_volume, resize_transform, resize_volume
 from cryograd.model.symmetry import group_matrices
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
@@ -34,9 +34,9 @@ from cryograd.setup import (
     start_resolution,
     working_images,
 )
-from cryograd.solvers.em import EM
-from cryograd.solvers.incremental import Incremental, quadratic_bytes
-from cryograd.solvers.preconditioned import Preconditioned
+from cryograd.solvers.em import EM, EMState
+from cryograd.solvers.incremental import Incremental, IncrementalState, quadratic_bytes
+from cryograd.solvers.preconditioned import Preconditioned, PreconditionedState
 from cryograd.solvers.protocol import Solver
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, PosteriorTable, State
@@ -95,16 +95,19 @@ class Halves:
 
     @property
     def volume(self) -> Tensor:
-        """Mean of the half maps, shape (W, W, W)."""
+        """Mean of the half maps, of their shape."""
         return 0.5 * (self.states[0].volume + self.states[1].volume)
 
     @cached_property
     def correlation(self) -> FloatArray:
-        """Correlation of the half maps by shell, shape (W // 2 + 1,), which is all that they share."""
+        """Correlation of the half maps by shell, shape (W // 2 + 1,), which is all that they share.
+
+        W is the images' box; the maps' may be smaller.
+        """
         if self.history:
             return np.array(self.history[-1]["correlation"])
         # They start from one map.
-        shells = np.arange(len(self.states[0].mask) // 2 + 1)
+        shells = np.arange(self.states[0].size // 2 + 1)
         return (shells <= self.start_radius).astype(np.float64)
 
     @property
@@ -149,6 +152,22 @@ class Halves:
         """The halves with their tensors on a device."""
         first, second = (state.to(device) for state in self.states)
         return Halves((first, second), self.start_radius, self.history)
+
+    def in_box(self, size: int, mask: Tensor) -> "Halves":
+        """The halves with their maps and solvers in another box, and there the solvent mask of any box."""
+        if size == len(self.states[0].mask):
+            return self
+        mask = resize_volume(mask, size).clamp(0.0, 1.0)
+        first, second = (_in_box(state, size, mask) for state in self.states)
+        return Halves((first, second), self.start_radius, self.history)
+
+
+def _in_box(state: State, size: int, mask: Tensor) -> State:
+    """A half with its map and solver in another box, of which the mask is given."""
+    candidate = state.candidates[0]
+    assert isinstance(candidate.solver, IncrementalState | PreconditionedState | EMState)
+    volume, solver = resize_transform(candidate.volume, size), candidate.solver.resized(size)
+    return replace(state, candidates=(replace(candidate, volume=volume, solver=solver),), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -263,6 +282,7 @@ def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, pl
     group = group_matrices(config.symmetry)
     return Setup(
         working.images,
+        working.mask,
         working.max_shift,
         solver,
         config.seed,
@@ -336,6 +356,7 @@ def _first_state(
         (Candidate(volume, setup.solver.init(volume), None, None, -math.inf),),
         working.mask,
         extent,
+        working.images.size,
         noise,
         0,
         [],

@@ -112,7 +112,7 @@ def near(
         found.weights,
         lambda volume: likelihood.value(volume, batch, found.support),
         likelihood.normal,
-        Spectrum.of_voxels(setup.images.size, step.radius, state.mask.device),
+        Spectrum.of_voxels(likelihood.size, step.radius, state.mask.device),
         step.radius,
         step.rate,
         state.iteration,

@@ -118,6 +118,7 @@ def prepare(
     )
     setup = AbinitioSetup(
         working.images,
+        mask,
         working.max_shift,
         solver,
         config.seed,
@@ -151,6 +152,7 @@ def prepare(
         candidates,
         mask,
         extent,
+        working.images.size,
         noise,
         0,
         [],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cryograd.config import Refine
 from cryograd.data.particles import Particles
-from cryograd.fourier import lowpass_volume, radius_grid
+from cryograd.fourier import lowpass_volume, quick_size, radius_grid
 from cryograd.halves import EDGE, Halves, Plan, prepare
 from cryograd.minibatch import at_scale_one, image_scales, minibatch, near, poses_at, renoised, whitened
 from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
@@ -80,6 +80,7 @@ def refine(
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
+        halves = halves.in_box(quick_size(step.radius, setups[0].images.size), setups[0].mask)
         change = {
             "refine": partial(_optimise, config, max(halves.resolved, halves.start_radius - 0.5 * EDGE)),
             "ctf": partial(_refine_ctf, plan),
@@ -110,7 +111,7 @@ def noise_of_mean(halves: Halves) -> FloatArray:
 
 def _optimise(config: Refine, reached: float, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch; the half maps are resolved up to a radius."""
-    likelihood = setup.likelihood(step.radius)
+    likelihood = setup.likelihood(step.radius, len(state.mask))
     indices, number = minibatch(setup, state, step.images)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
@@ -145,7 +146,7 @@ def _refine_ctf(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tenso
     """One half with the defocus of its next particles; the map does not change."""
     del ratio
     indices = np.array_split(setup.train, plan.chunks)[state.iteration - plan.optimisation]
-    likelihood = setup.likelihood(step.radius)
+    likelihood = setup.likelihood(step.radius, len(state.mask))
     # What defocus spreads beyond the particle says most of it.
     batch, loaded = whitened(setup, state, indices, likelihood.disc, masked=False)
     poses = poses_at(setup, state, indices, step.radius)
@@ -172,7 +173,7 @@ def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: 
     """
     number = state.iteration - plan.last
     indices = np.array_split(setup.train, plan.chunks)[number]
-    likelihood = setup.likelihood(step.radius)
+    likelihood = setup.likelihood(step.radius, len(state.mask))
     batch, _ = whitened(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, (number, plan.chunks))
@@ -225,7 +226,7 @@ def _together(
 
 
 def _correlation(first: State, second: State) -> list[float]:
-    """Correlation of the half maps before mask and constraint, by shell, shape (W // 2 + 1,).
+    """Correlation of the half maps before mask and constraint, by shell of the images, (W // 2 + 1,).
 
     In the mask, without what it adds; 0 beyond the open radius.
     """
@@ -233,11 +234,12 @@ def _correlation(first: State, second: State) -> list[float]:
     one, two = (volume.cpu().numpy() for volume in maps if volume is not None)
     found = gold_standard(one, two, first.mask.cpu().numpy(), first.extent / len(first.mask), seed=0)
     known = np.arange(len(found.corrected)) <= first.radius
-    return np.where(known, found.corrected, 0.0).round(DECIMALS).tolist()
+    within = np.where(known, found.corrected, 0.0).round(DECIMALS)
+    return np.pad(within, (0, first.size // 2 + 1 - len(within))).tolist()
 
 
 def _noise_to_signal(halves: Halves) -> Tensor:
-    """Ratio of noise to signal of a half map at each coefficient, (W, W, W//2 + 1): (1 − FSC)/FSC."""
+    """Ratio of noise to signal of a half map at each of its coefficients: (1 − FSC)/FSC."""
     mask = halves.states[0].mask
     correlation = torch.as_tensor(halves.correlation, dtype=mask.dtype, device=mask.device)
     ratio = ((1.0 - correlation) / correlation.clamp(min=1e-6)).clamp(0.0, LARGEST_RATIO)

@@ -15,6 +15,7 @@ from cryograd.data.density import resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
+from cryograd.fourier import quick_size
 from cryograd.model.noise import Noise, noise_from_corners
 from cryograd.model.projection import slice_points
 from cryograd.objective.likelihood import MarginalLikelihood
@@ -39,6 +40,8 @@ class Setup:
     ----------
     images
         Images at the working sampling.
+    mask
+        Solvent mask (W, W, W) of the images' box.
     max_shift
         Å.
     solver, seed
@@ -60,6 +63,7 @@ class Setup:
     """
 
     images: ImageCache
+    mask: Tensor
     max_shift: float
     solver: Solver
     seed: int
@@ -72,9 +76,10 @@ class Setup:
     hard: bool
     scale_width: float
 
-    def likelihood(self, radius: float) -> MarginalLikelihood:
-        """The likelihood at a radius."""
-        return MarginalLikelihood(self.images.size, self.images.extent, radius, self.symmetry, self.precision)
+    def likelihood(self, radius: float, size: int | None = None) -> MarginalLikelihood:
+        """The likelihood at a radius, of maps in the images' box or in another of the same extent."""
+        box = size or self.images.size
+        return MarginalLikelihood(box, self.images.extent, radius, self.symmetry, self.precision)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def working_images(
 ) -> Working:
     """Read the images at a sampling that holds the finest radius, in Fourier pixels."""
     extent = particles.extent
-    size = _working_size(finest, particles)
+    size = quick_size(finest, max(o.box_size for o in particles.optics))
     _refuse_lengths(config, extent, extent / size)
     diameter = config.particle_diameter or 0.9 * extent
     images = build_cache(particles, size, extent, diameter, chosen_device(config.device), reading)
@@ -207,13 +212,6 @@ def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:
                 config.particles,
                 f"give {least:.3g} to {most:.3g} Å",
             )
-
-
-def _working_size(radius: float, particles: Particles) -> int:
-    """Smallest box whose transform is quick and that holds the radius with a margin; at most the images'."""
-    largest = max(o.box_size for o in particles.optics)
-    quick = [2**a * 3**b for a in range(1, 12) for b in range(3) if 2**a * 3**b >= 2.2 * radius + 2.0]
-    return min(largest, *quick)
 
 
 def _solvent_mask(path: Path | None, size: int, extent: float, radius: float) -> Tensor:

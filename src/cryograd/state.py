@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryograd.data.density import resample_map
 from cryograd.data.particles import Particles
-from cryograd.fourier import lowpass_volume
+from cryograd.fourier import lowpass_volume, resize_transform
 from cryograd.model.noise import Noise
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.objective.ctf_refinement import best_scale
@@ -248,9 +248,11 @@ class State:
     candidates
         The starts that are left, the one of most evidence first; or the classes.
     mask
-        Solvent mask (W, W, W) of the working box.
+        Solvent mask of the maps' box, which in a refinement grows with the radius.
     extent
         Side of the working box in Å.
+    size
+        Side of the images in pixels, W.
     noise
         Noise variance.
     images_drawn
@@ -273,6 +275,7 @@ class State:
     candidates: tuple[Candidate, ...]
     mask: Tensor
     extent: float
+    size: int
     noise: Noise
     images_drawn: int
     history: list[dict[str, Any]]
@@ -287,7 +290,7 @@ class State:
 
     @property
     def volume(self) -> Tensor:
-        """The best candidate's volume in the working box, shape (W, W, W)."""
+        """The best candidate's volume, of the mask's shape."""
         return self.best.volume
 
     @property
@@ -322,7 +325,7 @@ class State:
             "step": step.rate,
             "starts": len(candidates),
             "images_drawn": self.images_drawn + drawn,
-            "noise": float(noise.variance[:, int(step.radius)].mean()) / self.volume.shape[-1] ** 2,
+            "noise": float(noise.variance[:, int(step.radius)].mean()) / self.size**2,
         }
         return replace(
             self,
@@ -380,7 +383,7 @@ def full_volume(state: State, particles: Particles, volume: Tensor | None = None
     particles
         Its particles.
     volume
-        A map (W, W, W) of the working box in the place of the state's.
+        A map in the place of the state's.
 
     Returns
     -------
@@ -388,8 +391,8 @@ def full_volume(state: State, particles: Particles, volume: Tensor | None = None
         Density (L, L, L), float32, whose projections are sums of voxels, and its pixel size in Å.
     """
     optics = particles.optics[0]
-    size = state.volume.shape[-1]
-    volume = state.volume if volume is None else volume
+    size = state.size
+    volume = resize_transform(state.volume if volume is None else volume, size)
     volume = Symmetrizer(state.symmetry, size, state.radius).forward(volume)
     # What lies beyond the march's radius comes from positivity, not from the images.
     volume = lowpass_volume(volume, min(state.radius + 1.0, size / 2 - 1.0))
