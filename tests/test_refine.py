@@ -44,6 +44,12 @@ def particles(folder: Path) -> Particles:
     return simulate(truth, PIXEL, Simulation(N, (group,), snr=0.3, seed=5), folder)
 
 
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spectrum opens slowly enough for maps to begin in a smaller box."""
+    monkeypatch.setattr("cryograd.halves.MARGIN", 2.0)
+
+
 def configuration(folder: Path, **options) -> Refine:
     given = {
         "particles": folder / "particles.star",
@@ -92,7 +98,9 @@ def test_reaches_high_resolution_from_a_blurred_map(
     assert final.history[-1]["images_drawn"] == pytest.approx((passes + 1.0) * N, rel=0.02)
 
 
-def test_a_half_does_not_see_the_images_of_the_other(particles: Particles, folder: Path) -> None:
+def test_a_half_does_not_see_the_images_of_the_other(
+    particles: Particles, folder: Path, growing: None
+) -> None:
     """With the correlations of another run a half repeats it to the byte, whatever the other half is."""
     config = configuration(folder, passes=0.75)
     _, second = half_sets(particles, config.seed)
@@ -125,9 +133,10 @@ def test_noise_stays_at_the_resolution_of_the_start(particles: Particles, folder
     assert halves.resolution > 0.95 * 40.0
 
 
-def test_a_refinement_goes_on_from_any_state(particles: Particles, folder: Path) -> None:
+def test_a_refinement_goes_on_from_any_state(particles: Particles, folder: Path, growing: None) -> None:
     config = configuration(folder, passes=0.5, proposal="importance")
     whole = run(particles, config)
+    assert len(whole[1].volume) < len(whole[-1].volume)
     for stop in (1, len(whole) - 2):
         saved = Halves.from_state_dict(whole[stop].state_dict())
         rest = list(refine(particles, config, resume=saved))
@@ -320,11 +329,12 @@ def test_the_spectrum_opens_by_what_the_halves_agree_on(particles: Particles, fo
         assert halves.correlation[halves.resolved] >= 0.143
 
 
+@pytest.mark.parametrize("solver", ["incremental", "preconditioned"])
 def test_the_box_grows_with_the_radius_and_changes_little(
-    particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch
+    particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch, growing: None, solver: str
 ) -> None:
-    monkeypatch.setattr("cryograd.halves.MARGIN", 2.0)
-    some, config = particles.select(np.arange(80)), configuration(folder, minibatch=10, passes=1.0)
+    some = particles.select(np.arange(80))
+    config = configuration(folder, solver=solver, minibatch=10, passes=1.0)
     cropped = run(some, config)
     monkeypatch.setattr("cryograd.refine.quick_size", lambda radius, largest: largest)
     whole = run(some, config)
@@ -342,7 +352,7 @@ def test_the_box_grows_with_the_radius_and_changes_little(
         assert np.allclose(a.history[-1]["noise"], b.history[-1]["noise"], rtol=0.05)
         density, expected = (full_volume(halves.states[0], some)[0] for halves in (a, b))
         well = slice(1, int(0.8 * a.states[0].radius))
-        assert fsc(density, expected)[1][well].min() > 0.97
+        assert fsc(density, expected)[1][well].min() > 0.95
         assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.02)
 
 
