@@ -166,8 +166,14 @@ def _in_box(state: State, size: int, mask: Tensor) -> State:
     """A half with its map and solver in another box, of which the mask is given."""
     candidate = state.candidates[0]
     assert isinstance(candidate.solver, IncrementalState | PreconditionedState | EMState)
-    volume, solver = resize_transform(candidate.volume, size), candidate.solver.resized(size)
-    return replace(state, candidates=(replace(candidate, volume=volume, solver=solver),), mask=mask)
+    unfiltered = candidate.unfiltered
+    resized = replace(
+        candidate,
+        volume=resize_transform(candidate.volume, size),
+        solver=candidate.solver.resized(size),
+        unfiltered=None if unfiltered is None else resize_transform(unfiltered, size),
+    )
+    return replace(state, candidates=(resized,), mask=mask)
 
 
 @dataclass(frozen=True)
