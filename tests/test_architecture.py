@@ -24,6 +24,7 @@ LAYERS = [
     {"pose"},
     {"objective"},
     {"validation"},
+    {"posterior_table"},
     {"state"},
     {"setup"},
     {"minibatch"},

@@ -20,9 +20,10 @@ from cryograd.fourier import HalfDisc, lowpass_volume, quick_size
 from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
 from cryograd.minibatch import whitened
 from cryograd.model.symmetry import group_matrices
+from cryograd.posterior_table import PosteriorTable
 from cryograd.refine import noise_of_mean, refine
 from cryograd.solvers.incremental import quadratic_bytes
-from cryograd.state import PosteriorTable, full_volume
+from cryograd.state import full_volume
 from cryograd.validation.fsc import fsc, resolution_at
 from cryograd.validation.half_maps import examine_half_maps
 from cryograd.validation.standard_error import standard_error

@@ -23,6 +23,7 @@ from cryograd.pose.product import scoring_precision
 from cryograd.pose.proposal import Annealing
 from cryograd.pose.sampling import Sampler
 from cryograd.pose.seeding import seeded_memory
+from cryograd.posterior_table import PosteriorTable
 from cryograd.rotations import FloatArray
 from cryograd.setup import (
     Setup,
@@ -39,7 +40,7 @@ from cryograd.solvers.incremental import Incremental, IncrementalState, quadrati
 from cryograd.solvers.preconditioned import Preconditioned, PreconditionedState
 from cryograd.solvers.protocol import Solver
 from cryograd.solvers.schedule import Step
-from cryograd.state import Candidate, PosteriorTable, State
+from cryograd.state import Candidate, State
 
 SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Preconditioned(), "em": EM()}
 # Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that

@@ -18,6 +18,7 @@ from cryograd.objective.priors import SCALED, Improper, Prior
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
+from cryograd.posterior_table import PosteriorTable
 from cryograd.setup import (
     Setup,
     corner_noise,
@@ -33,7 +34,7 @@ from cryograd.solvers.protocol import Solver
 from cryograd.solvers.sagd import SAGD, gradient_bytes
 from cryograd.solvers.schedule import March
 from cryograd.solvers.sgd import SGD
-from cryograd.state import Candidate, PosteriorTable, State
+from cryograd.state import Candidate, State
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0

@@ -12,6 +12,7 @@ from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
 from cryograd.pose import posterior
+from cryograd.pose.inference import log_cell_weight
 from cryograd.pose.posterior import (
     Batch,
     Cells,
@@ -19,7 +20,6 @@ from cryograd.pose.posterior import (
     evaluate_exhaustive,
     evaluate_local,
     local_statistics,
-    log_cell_weight,
 )
 from cryograd.pose.product import matmul_precision
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid

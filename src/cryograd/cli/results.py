@@ -12,7 +12,8 @@ from cryograd.data.density import resample_map
 from cryograd.data.particles import Particles
 from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.spectrum import thon_rings
-from cryograd.state import PosteriorTable, State
+from cryograd.posterior_table import PosteriorTable
+from cryograd.state import State
 
 
 def support(state: State, particles: Particles) -> NDArray[np.float32]:

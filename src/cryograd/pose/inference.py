@@ -1,5 +1,6 @@
 """Pose inference of a minibatch: a search from a shared grid to each image's own cells, or drawn poses."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,6 @@ from cryograd.pose.posterior import (
     evaluate_exhaustive,
     evaluate_local,
     local_statistics,
-    log_cell_weight,
     mean_shifts,
     most_probable,
     rotation_entropy,
@@ -346,3 +346,11 @@ def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: 
 def concatenated(records: Sequence[Statistics] | Sequence[Poses]) -> list[Tensor]:
     """The fields of several records, one after the other."""
     return [torch.cat(parts) for parts in zip(*(vars(r).values() for r in records), strict=True)]
+
+
+def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:
+    """Log of the prior weight of one refined cell: its share of the grids' cells and the shifts' prior."""
+    rotation = -math.log(len(grid.matrices)) + 3.0 * math.log(cells.angle / grid.spacing)
+    normaliser = -0.5 * (shifts.shifts**2).sum(axis=-1) / shifts.prior_sigma**2
+    shift = -float(np.logaddexp.reduce(normaliser)) + 2.0 * math.log(cells.length / shifts.spacing)
+    return rotation + shift

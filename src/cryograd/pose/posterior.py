@@ -6,7 +6,6 @@ Everything here is whitened: images and CTFs are divided by the standard deviati
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -15,7 +14,7 @@ from cryograd.model.projection import Projector
 from cryograd.model.shift import shift_phases
 from cryograd.pose.epilogue import softmax_poses
 from cryograd.pose.product import matmul_precision
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.pose.quadrature import split_rotations, split_shifts
 
 # Scores of a block of images are to stay in cache between the product and the softmax.
 BLOCK_BYTES = 16 * 2**20
@@ -391,11 +390,3 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
     counts = batch.weights[image, None]
     statistics = Statistics(cells.rotations[image, rotation], slices, counts * cross, counts * power, image)
     return statistics, fit
-
-
-def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:
-    """Log of the prior weight of one refined cell: its share of the grids' cells and the shifts' prior."""
-    rotation = -math.log(len(grid.matrices)) + 3.0 * math.log(cells.angle / grid.spacing)
-    normaliser = -0.5 * (shifts.shifts**2).sum(axis=-1) / shifts.prior_sigma**2
-    shift = -float(np.logaddexp.reduce(normaliser)) + 2.0 * math.log(cells.length / shifts.spacing)
-    return rotation + shift
