@@ -173,7 +173,7 @@ def test_standard_errors_are_those_of_repeats(folder: Path) -> None:
     for seed in range(6):
         images = folder / f"repeat{seed}"
         given = simulate(molecule(BOX, PIXEL), PIXEL, Simulation(160, (group,), snr=0.3, seed=seed), images)
-        config = configuration(folder, particles=images / "particles.star", passes=1.0)
+        config = configuration(folder, particles=images / "particles.star", passes=2.0)
         *_, final = refine(given, config)
         first, second = (full_volume(s, given, s.candidates[0].unfiltered)[0] for s in final.states)
         means.append(lowpass_volume(torch.from_numpy(0.5 * (first + second)), BOX * PIXEL / angstrom).numpy())
@@ -413,7 +413,9 @@ def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
 ) -> None:
     from cryograd import halves
 
-    monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * 4 * quadratic_bytes(BOX, BOX / 2 - 1.0))
+    radius = BOX / 2 - 1.0
+    room = quadratic_bytes(BOX, radius) + 3.5 * quadratic_bytes(BOX, radius, weight=2)
+    monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * int(room))
     _, plan, _ = prepare(particles, configuration(folder, minibatch=10))
     assert plan.minibatches == 3
 

@@ -42,10 +42,15 @@ from cryograd.solvers.protocol import Solver
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, State
 
-SOLVERS: dict[str, Solver] = {"incremental": Incremental(), "preconditioned": Preconditioned(), "em": EM()}
-# Half-map correlation at which a shell counts as resolved, and Fourier pixels beyond the last such shell that
-# are open: what they hold is shrunk to what it is worth.
-RESOLVED, MARGIN = 0.143, 10.0
+# Three digits of a minibatch's weights are enough for how its gradient ages.
+SOLVERS: dict[str, Solver] = {
+    "incremental": Incremental(kept=torch.bfloat16),
+    "preconditioned": Preconditioned(),
+    "em": EM(),
+}
+# Half-map correlation at which a shell counts as resolved. Shells beyond the last such one are open too, for
+# so many Fourier pixels and up to so many times its radius: what they hold is shrunk to what it is worth.
+RESOLVED, MARGIN, GROWTH = 0.143, 10.0, 1.3
 # Standard deviations of the correlation of noise that a resolved shell is above, and the most that is asked.
 SIGNIFICANT, ENOUGH = 2.0, 0.5
 # Width in Fourier pixels of the edge at which maps are cut.
@@ -53,7 +58,9 @@ EDGE = 2.0
 # Of the prior of an image's scale around 1.
 SCALE_WIDTH = 0.25
 # Bytes that the quadratics of all minibatches may take.
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 3 * 2**30
+# Images of a half-set whose poses the last pass finds at a time.
+CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,7 @@ class Plan:
             stage = "poses" if halves.iteration >= self.last else "ctf"
             return Step(stage, self.final_radius, 0.0, images, 1)
         reached = max(halves.resolved, self.start_radius)
-        radius = min(max(reached + MARGIN, halves.states[0].radius), self.final_radius)
+        radius = min(max(reached + MARGIN, GROWTH * reached, halves.states[0].radius), self.final_radius)
         return Step("refine", radius, self.rate(halves.iteration), images, 1)
 
     def rate(self, iteration: int) -> float:
@@ -245,7 +252,7 @@ def prepare(
     members = half_sets(particles, config.seed)
     solver = SOLVERS[config.solver]
     minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
-    chunks = math.ceil(max(map(len, members)) / config.minibatch)
+    chunks = math.ceil(max(map(len, members)) / CHUNK)
     falling = config.solver == "preconditioned"
     plan = Plan(config.passes, minibatches, chunks, config.refine_ctf, start, final, falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
@@ -265,9 +272,9 @@ def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius:
     wanted = math.ceil(images / config.minibatch)
     if not isinstance(solver, Incremental):
         return wanted
-    # Two halves, and a sum in each.
-    most = int(MEMORY_BYTES // (2 * quadratic_bytes(size, radius))) - 1
-    return max(1, min(wanted, most))
+    # Two halves, and in each a sum.
+    room = MEMORY_BYTES // 2 - quadratic_bytes(size, radius)
+    return max(1, min(wanted, room // quadratic_bytes(size, radius, weight=2)))
 
 
 def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,6 +77,10 @@ class Quadratic:
         parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
         return Quadratic(self.share, *parts)
 
+    def rounded(self, dtype: torch.dtype) -> "Quadratic":
+        """The sum with its weights in another type."""
+        return Quadratic(self.share, self.weights.to(dtype), self.curvature, self.linear)
+
     def resized(self, size: int) -> "Quadratic":
         """The sum over maps of another box whose coefficients are the same."""
         curvature = resize_spectrum(self.curvature, size) * (size / len(self.linear)) ** 3
@@ -102,11 +106,16 @@ class IncrementalState:
             tuple(part and part.resized(size) for part in self.parts), self.total and self.total.resized(size)
         )
 
-    def replaced(self, number: int, minibatches: int, seen: Quadratic) -> "IncrementalState":
-        """The state with a new quadratic of one of the minibatches."""
+    def replaced(
+        self, number: int, minibatches: int, seen: Quadratic, dtype: torch.dtype | None = None
+    ) -> "IncrementalState":
+        """The state with a new quadratic of one of the minibatches, whose weights are kept in a type."""
         parts = list(self.parts or (None,) * minibatches)
+        kept = seen.rounded(dtype or seen.weights.dtype)
+        # The sum has what is kept, lest taking that out again leaves something behind.
+        seen = kept.rounded(seen.weights.dtype)
         total = seen if self.total is None else self.total + seen
-        before, parts[number] = parts[number], seen
+        before, parts[number] = parts[number], kept
         return IncrementalState(tuple(parts), total if before is None else total + before * -1.0)
 
 
@@ -127,6 +136,8 @@ class Incremental:
         Of conjugate gradients for H̄⁻¹; they look at no image.
     floor
         Least curvature of their preconditioner as a fraction of its mean over the open frequencies.
+    kept
+        Type in which the minibatches' weights are kept; None for their own.
     """
 
     takes: ClassVar[Takes] = "parts"
@@ -134,6 +145,7 @@ class Incremental:
     iterations: int = 8
     tolerance: float = 0.03
     floor: float = 0.02
+    kept: torch.dtype | None = None
 
     def init(self, volume: Tensor) -> IncrementalState:
         """State before the first step."""
@@ -143,7 +155,8 @@ class Incremental:
     def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
         """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
         number, minibatches = local.minibatch
-        state = state.replaced(number, minibatches, Quadratic.of(local, volume, 1.0 / minibatches))
+        seen = Quadratic.of(local, volume, 1.0 / minibatches)
+        state = state.replaced(number, minibatches, seen, self.kept)
         total = state.total
         assert total is not None
         mean = float(total.curvature[local.spectrum.open].mean()) / total.share
@@ -153,10 +166,10 @@ class Incremental:
         return Move(volume - local.rate * step, state, local.rate / mean)
 
 
-def quadratic_bytes(size: int, radius: float) -> int:
-    """Bytes that one minibatch's quadratic takes in real voxels, at a radius in Fourier pixels."""
+def quadratic_bytes(size: int, radius: float, weight: int = 4) -> int:
+    """Bytes that a quadratic takes in real voxels, at a radius in Fourier pixels, and each weight in it."""
     half = int(2 * radius) + 1
-    return 4 * ((2 * half + 1) ** 2 * (half + 1) + size**2 * (size // 2 + 1) + size**3)
+    return weight * (2 * half + 1) ** 2 * (half + 1) + 4 * (size**2 * (size // 2 + 1) + size**3)
 
 
 def _sum(a: Tensor, b: Tensor) -> Tensor:
