@@ -22,6 +22,8 @@ _OTHERS = ("astigmatism_angle", "phase_shift", "b_factor", "scale")
 _LARGEST_CONTRAST = 1e4
 # Width in working pixels of the soft edge of the mask around a particle.
 MASK_EDGE = 5.0
+# Images whose transforms are made at a time.
+_LOADED = 100
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,21 @@ class ImageCache:
         defocus_change
             Å by which the underfocus is more than the particles say, shape (B,).
         """
-        images = torch.as_tensor(np.ascontiguousarray(self.images[indices])).to(self.device).float()
-        mask = self._masks(centres, margins)
-        coefficients = pack_disc(fourier_2d(images * mask), disc)
-        group = torch.as_tensor(self.particles.optics_index[indices], device=self.device)
-        area = mask.square().mean(dim=(1, 2)).clamp(min=1e-3)
         frequencies = torch.as_tensor(disc.frequencies / self.extent, device=self.device)
-        return Loaded(coefficients, ctf_of(self.particles, indices, frequencies, defocus_change), group, area)
+        change = np.broadcast_to(defocus_change, len(indices))
+        coefficients = torch.empty(len(indices), len(disc), dtype=torch.complex64, device=self.device)
+        ctf = torch.empty(len(indices), len(disc), device=self.device)
+        area = torch.empty(len(indices), device=self.device)
+        # Whole images take several times the memory of their coefficients.
+        for start in range(0, len(indices), _LOADED):
+            part = slice(start, start + _LOADED)
+            mask = self._masks(centres[part], margins[part])
+            images = torch.as_tensor(self.images[indices[part]]).to(self.device).float() * mask
+            coefficients[part] = pack_disc(fourier_2d(images), disc)
+            ctf[part] = ctf_of(self.particles, indices[part], frequencies, change[part])
+            area[part] = mask.square().mean(dim=(1, 2)).clamp(min=1e-3)
+        group = torch.as_tensor(self.particles.optics_index[indices], device=self.device)
+        return Loaded(coefficients, ctf, group, area)
 
     def _masks(self, centres: np.ndarray, margins: np.ndarray) -> Tensor:
         pixel = self.extent / self.size

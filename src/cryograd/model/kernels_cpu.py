@@ -119,4 +119,4 @@ def insert(
     parts = int(np.clip(PARTIAL_BYTES // (np.prod(shape) * values.itemsize), 1, PARTIAL_GRIDS))
     partial = np.zeros((parts, int(np.prod(shape))), dtype=values.dtype)
     _insert(values, rotations, np.ascontiguousarray(points.T), values.dtype.type(scale), half, partial)
-    return partial.sum(axis=0).reshape(shape)
+    return (partial.sum(axis=0) if parts > 1 else partial).reshape(shape)

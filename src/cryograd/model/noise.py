@@ -41,17 +41,18 @@ class Noise:
         rate
             Weight of the minibatch in the running average.
         """
-        ratio = residual / area[:, None]
-        shells = torch.as_tensor(disc.shells, device=ratio.device).expand_as(ratio)
-        where = (group[:, None] * self.variance.shape[1] + shells).reshape(-1)
-        total = torch.zeros(self.variance.numel(), dtype=torch.float64, device=ratio.device)
-        count = torch.zeros_like(total)
-        total.index_add_(0, where, ratio.reshape(-1).double())
-        count.index_add_(0, where, torch.ones_like(where, dtype=torch.float64))
+        groups, shells = self.variance.shape
+        by_group = torch.zeros(groups, len(disc), dtype=torch.float64, device=residual.device)
+        by_group.index_add_(0, group, (residual / area[:, None]).double())
+        where = torch.as_tensor(disc.shells, device=residual.device)
+        total = torch.zeros(groups, shells, dtype=torch.float64, device=residual.device)
+        total.index_add_(1, where, by_group)
+        images = torch.bincount(group, minlength=groups)
+        count = images[:, None] * torch.bincount(where, minlength=shells)
         seen = count > 0
         factor = torch.ones_like(total)
         factor[seen] = 1.0 - rate + rate * total[seen] / count[seen]
-        return Noise((self.variance.double() * factor.view_as(self.variance)).to(self.variance.dtype))
+        return Noise((self.variance.double() * factor).to(self.variance.dtype))
 
 
 def noise_from_corners(images: Tensor, group: Tensor, groups: int, radius: float) -> Noise:

@@ -191,8 +191,9 @@ class MarginalLikelihood:
                 )
             )
         power, *misfits = sums.total()
-        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
         weights = self.symmetrised(power[..., 0] / len(batch))
+        del power
+        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
@@ -289,19 +290,22 @@ class _Insertion:
             self._flush()
 
     def total(self) -> list[Tensor]:
-        """The sums on the padded grid."""
+        """The sums on the padded grid, which are not held any longer."""
         if self.held:
             self._flush()
-        return self.sums
+        sums, self.sums = self.sums, []
+        return sums
 
     def _flush(self) -> None:
         slices, rotations = zip(*self.held, strict=True)
         self.held = []
         where = torch.cat(rotations)
-        inserted = [
-            self.projector.insert(torch.cat(part), where, self.points) for part in zip(*slices, strict=True)
-        ]
-        self.sums = [a + b for a, b in zip(self.sums, inserted, strict=True)] if self.sums else inserted
+        for number, part in enumerate(zip(*slices, strict=True)):
+            inserted = self.projector.insert(torch.cat(part), where, self.points)
+            if number == len(self.sums):
+                self.sums.append(inserted)
+            else:
+                self.sums[number] += inserted
 
 
 def _parts(images: int, poses: Poseset) -> Iterator[slice]:
