@@ -8,9 +8,6 @@ are already in the output folder are scored, not repeated.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +18,13 @@ from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid, resize
 from cryograd.report.surface import render_surface
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at, soft_sphere
+from runs import processor_seconds
 
 MASK_RADIUS, MASK_EDGE = 27.0, 4.0
 SETS = (("clean", "particles_clean_1268.star", "D2"), ("all", "particles_all_2374.star", "D2"))
 ASYMMETRIC = ("clean-C1", "particles_clean_1268.star", "C1")
 # Voxels that 465 kDa of protein fill at 1.21 Å³ a dalton, in Å³.
 PROTEIN_VOLUME = 465e3 * 1.21
-
-
-def reconstruct(name: str, particles: Path, symmetry: str, seed: int, folder: Path) -> float | None:
-    """Run the command in a process of its own; its processor time in seconds, None if it was done before."""
-    if (folder / "metrics.json").exists():
-        return None
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    program = Path(sys.executable).with_name("cryograd")
-    command = [program, name, particles, "--symmetry", symmetry, "--seed", str(seed), "-o", folder]
-    subprocess.run(command, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def lowpassed(volume: np.ndarray, pixel: float, resolution: float) -> np.ndarray:
@@ -114,7 +100,8 @@ def main() -> None:
     results = []
     for name, particles, symmetry, seed in jobs:
         folder = options.output / f"{name}-{seed}"
-        seconds = reconstruct(options.command, options.data / particles, symmetry, seed, folder)
+        given = options.data / particles
+        seconds = processor_seconds(options.command, given, folder, symmetry=symmetry, seed=seed)
         found, aligned = score(folder, reference, pixel)
         results.append({"set": name, "seed": seed, "processor_seconds": seconds} | found)
         print(json.dumps(results[-1]), flush=True)
