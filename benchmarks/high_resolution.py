@@ -3,8 +3,8 @@
     python benchmarks/high_resolution.py STRUCTURES RIBOSOME_MAP -o runs [--box 128] [--particles 5000]
 
 The inputs are those of simulated.py. Runs that are already in the output folder are scored, not repeated.
-A map is compared with the truth in the run's own mask: the half maps must claim neither more nor less than the
-truth says. Angles are given in units of one pixel seen from the centre at the particle's edge.
+A map is compared with the truth in the run's own mask: the half maps must claim neither more nor less than
+the truth says. Angles are given in units of one pixel seen from the centre at the particle's edge.
 """
 
 import argparse
