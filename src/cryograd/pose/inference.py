@@ -31,10 +31,14 @@ from cryograd.pose.proposal import REMEMBERED, Remembered, remember
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
 from cryograd.pose.sampling import Sampled, Sampling, evaluate_sampled, remember_drawn
 
+# Part of the best candidate's probability below which one is not split again: the centre of a cell says less
+# than what it will find inside.
+UNLIKELY = 1e-4
+
 
 @dataclass(frozen=True)
 class Level:
-    """One refinement of the pose search: how many cells to split and the radius to score them at."""
+    """One refinement of the pose search: how many cells to split at most and the radius to score them at."""
 
     rotations: int
     shifts: int
@@ -260,8 +264,8 @@ class PoseInference:
         points += len(cells)
         local = self._score(grid, mine, cells, search, first.radius)
         for level in rest:
-            keep, sides = (level.rotations, level.shifts), (cells.angle, cells.length)
-            marginals = local.joint.sum(dim=1), local.joint.sum(dim=2)
+            marginals, sides = (local.joint.sum(dim=1), local.joint.sum(dim=2)), (cells.angle, cells.length)
+            keep = min(level.rotations, _likely(marginals[0])), min(level.shifts, _likely(marginals[1]))
             cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
             points += len(cells)
             local = self._score(grid, mine, cells, search, level.radius)
@@ -330,6 +334,11 @@ class PoseInference:
                     image, drawn, sampling.quadrature, grid, self.projector, points, frequencies
                 ),
             )
+
+
+def _likely(marginal: Tensor) -> int:
+    """Candidates that may hold the best pose, for the image that has most of them."""
+    return int((marginal > UNLIKELY * marginal.amax(dim=1, keepdim=True)).sum(dim=1).max())
 
 
 def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: int) -> list[Remembered]:
