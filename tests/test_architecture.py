@@ -15,7 +15,7 @@ LONGEST_FILE = 400
 # each other.
 LAYERS = [
     {"__init__"},
-    {"errors", "threads", "allocation", "atomic"},
+    {"errors", "threads", "atomic"},
     {"config"},
     {"fourier", "rotations"},
     {"solvers"},

@@ -6,6 +6,7 @@ errors in options answer at once.
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from cryograd import __version__
 from cryograd.cli.options import positional, resolve, signature
 from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Reconstruct, Refine, Report, Simulate
 from cryograd.errors import CryogradError
+
+# Torch reads this at its first tensor. New arrays in pages of 4 kB cost as much in page faults as in transforms.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 BAD_INPUT = 2
 # What shells report for a program that SIGINT or SIGTERM ended.

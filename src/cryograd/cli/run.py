@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from cryograd import __version__, checkpoint
-from cryograd.allocation import keep_freed_memory
 from cryograd.checkpoint import Checkpoint
 from cryograd.cli.folder import RunFolder
 from cryograd.cli.interrupt import StopRequest
@@ -81,7 +80,6 @@ def begin(config: ParticleRun) -> tuple[RunFolder, Particles]:
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )
-    keep_freed_memory()
     if config.threads is not None:
         set_threads(config.threads)
     return folder, particles
