@@ -23,7 +23,7 @@ from cryograd.cli.options import positional, resolve, signature
 from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Reconstruct, Refine, Report, Simulate
 from cryograd.errors import CryogradError
 
-# Torch reads this at its first tensor. New arrays in pages of 4 kB cost as much in page faults as in transforms.
+# Torch reads this at its first tensor: faults in pages of 4 kB cost new arrays as much as their transforms.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 BAD_INPUT = 2
