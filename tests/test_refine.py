@@ -418,6 +418,7 @@ def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
     monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * int(room))
     _, plan, _ = prepare(particles, configuration(folder, minibatch=10))
     assert plan.minibatches == 3
+    assert plan.optimisation == 10
 
 
 def test_a_step_falls_in_the_last_pass_alone() -> None:

@@ -44,6 +44,12 @@ class HalfDisc:
     def __len__(self) -> int:
         return len(self.frequencies)
 
+    def by_shell(self, values: Tensor) -> Tensor:
+        """Sums (..., S) of values (..., K) over the shells from 0 on, float64."""
+        shells = torch.as_tensor(self.shells, device=values.device)
+        total = values.new_zeros((*values.shape[:-1], int(shells[-1]) + 1), dtype=torch.float64)
+        return total.index_add_(-1, shells, values.double())
+
 
 @dataclass(frozen=True)
 class HalfBall:

@@ -58,7 +58,9 @@ EDGE = 2.0
 # Of the prior of an image's scale around 1.
 SCALE_WIDTH = 0.25
 # Bytes that the quadratics of all minibatches may take.
-MEMORY_BYTES = 3 * 2**30
+MEMORY_BYTES = 2 * 2**30
+# Iterations that a refinement has at least where memory allows few minibatches.
+LEAST_STEPS = 10
 # Images of a half-set whose poses the last pass finds at a time.
 CHUNK = 500
 
@@ -161,6 +163,14 @@ class Halves:
         first, second = (state.to(device) for state in self.states)
         return Halves((first, second), self.start_radius, self.history)
 
+    def without_memory(self) -> "Halves":
+        """The halves with solvers that begin anew."""
+        first, second = (
+            replace(s, candidates=(replace(s.candidates[0], solver=IncrementalState((), None)),))
+            for s in self.states
+        )
+        return Halves((first, second), self.start_radius, self.history)
+
     def in_box(self, size: int, mask: Tensor) -> "Halves":
         """The halves with their maps and solvers in another box, and there the solvent mask of any box."""
         if size == len(self.states[0].mask):
@@ -251,10 +261,11 @@ def prepare(
     working = working_images(particles, config, final, reading)
     members = half_sets(particles, config.seed)
     solver = SOLVERS[config.solver]
-    minibatches = _minibatches(config, solver, min(map(len, members)), working.images.size, final)
+    fewest = min(map(len, members))
+    minibatches, passes = _minibatches(config, solver, fewest, working.images.size, final)
     chunks = math.ceil(max(map(len, members)) / CHUNK)
     falling = config.solver == "preconditioned"
-    plan = Plan(config.passes, minibatches, chunks, config.refine_ctf, start, final, falling)
+    plan = Plan(passes, minibatches, chunks, config.refine_ctf, start, final, falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
     maps = (config.volume, config.second_volume or config.volume)
     seeds = _seeds(particles, config)
@@ -265,16 +276,21 @@ def prepare(
     return (setups[0], setups[1]), plan, Halves((states[0], states[1]), start, [])
 
 
-def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> int:
-    """Iterations of a pass: fewer than asked for where all minibatches' quadratics took too much memory."""
+def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> tuple[int, float]:
+    """Iterations of a pass, and passes.
+
+    Where all minibatches' quadratics took too much memory there are fewer of them, and more passes if need
+    be: the spectrum opens step by step.
+    """
     if solver.takes == "all":
-        return 1
+        return 1, config.passes
     wanted = math.ceil(images / config.minibatch)
     if not isinstance(solver, Incremental):
-        return wanted
+        return wanted, config.passes
     # Two halves, and in each a sum.
     room = MEMORY_BYTES // 2 - quadratic_bytes(size, radius)
-    return max(1, min(wanted, room // quadratic_bytes(size, radius, weight=2)))
+    minibatches = max(1, min(wanted, room // quadratic_bytes(size, radius, weight=2)))
+    return minibatches, max(config.passes, min(LEAST_STEPS, config.passes * wanted) / minibatches)
 
 
 def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """What an iteration looks at: which images, whitened, at which poses, and the objective there."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from cryograd.data.cache import Loaded, delocalisation
 from cryograd.fourier import HalfDisc
 from cryograd.model.noise import Noise
-from cryograd.objective.likelihood import Evaluation, MarginalLikelihood
+from cryograd.objective.likelihood import Evaluation, Images, MarginalLikelihood
 from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch, Poses
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
@@ -82,6 +83,41 @@ def whitened(
     return Batch(images, loaded.ctf * scale * variance.rsqrt(), log_norm), loaded
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A minibatch of B images that are read and whitened a part at a time: all may be more than fits."""
+
+    setup: Setup
+    state: State
+    indices: np.ndarray
+    disc: HalfDisc
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def weights(self) -> Tensor:
+        """How much each image counts, shape (B,)."""
+        return torch.ones_like(self.area)
+
+    @cached_property
+    def group(self) -> Tensor:
+        """Optics group of each image, shape (B,)."""
+        numbers = self.setup.images.particles.optics_index[self.indices]
+        return torch.as_tensor(numbers, device=self.setup.images.device)
+
+    @cached_property
+    def area(self) -> Tensor:
+        """Fraction of the box inside each image's mask, shape (B,); 1 for those that were not read yet."""
+        return torch.ones(len(self), device=self.setup.images.device)
+
+    def part(self, images: slice) -> Batch:
+        """Some of the images."""
+        batch, loaded = whitened(self.setup, self.state, self.indices[images], self.disc)
+        self.area[images] = loaded.area
+        return batch
+
+
 def image_scales(setup: Setup, state: State, indices: np.ndarray) -> Tensor:
     """Scale of the signal of some images, shape (B,)."""
     scale = state.posterior.scales(setup.scale_width, setup.images.particles.scale_group)[indices]
@@ -100,7 +136,7 @@ def near(
     step: Step,
     likelihood: MarginalLikelihood,
     found: Evaluation,
-    batch: Batch,
+    batch: Images,
     number: tuple[int, int],
 ) -> Local:
     """The objective near a map that it was evaluated at, without a prior."""
@@ -121,7 +157,9 @@ def near(
     )
 
 
-def renoised(setup: Setup, state: State, residual: Tensor | None, loaded: Loaded, disc: HalfDisc) -> Noise:
+def renoised(
+    setup: Setup, state: State, residual: Tensor | None, loaded: Loaded | Reading, disc: HalfDisc
+) -> Noise:
     """The noise variance after an evaluation; where no poses were refined it stays as it is."""
     if residual is None:
         return state.noise

@@ -158,7 +158,8 @@ def _share(
         moved.append(replace(candidate, share=(1.0 - rate) * candidate.share + rate * share))
         evaluations.append(found)
         if found.residual is not None:
-            residual = torch.zeros_like(batch.ctf) if residual is None else residual
+            if residual is None:
+                residual = found.residual.new_zeros(len(batch), found.residual.shape[1])
             residual[which] += probability[which, None].to(residual) * found.residual
     return Moved(tuple(moved), posterior.poses, residual, posterior.probabilities, evaluations[0])
 

@@ -17,7 +17,16 @@ from cryograd.config import Refine
 from cryograd.data.particles import Particles
 from cryograd.fourier import lowpass_volume, quick_size, radius_grid
 from cryograd.halves import EDGE, Halves, Plan, prepare
-from cryograd.minibatch import at_scale_one, image_scales, minibatch, near, poses_at, renoised, whitened
+from cryograd.minibatch import (
+    Reading,
+    at_scale_one,
+    image_scales,
+    minibatch,
+    near,
+    poses_at,
+    renoised,
+    whitened,
+)
 from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
 from cryograd.objective.shrinkage import LARGEST_RATIO, shell_means, wiener_precision
 from cryograd.pose.inference import concatenated
@@ -80,6 +89,9 @@ def refine(
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
+        if step.stage == "poses" and halves.stage != "poses":
+            # The last pass begins a sum of its own.
+            halves = halves.without_memory()
         halves = halves.in_box(quick_size(step.radius, setups[0].images.size), setups[0].mask)
         change = {
             "refine": partial(_optimise, config, max(halves.resolved, halves.start_radius - 0.5 * EDGE)),
@@ -113,7 +125,7 @@ def _optimise(config: Refine, reached: float, setup: Setup, state: State, step: 
     """One half after its next minibatch; the half maps are resolved up to a radius."""
     likelihood = setup.likelihood(step.radius, len(state.mask))
     indices, number = minibatch(setup, state, step.images)
-    batch, loaded = whitened(setup, state, indices, likelihood.disc)
+    batch = Reading(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, number)
     local = replace(local, precision=partial(wiener_precision, ratio))
@@ -126,7 +138,7 @@ def _optimise(config: Refine, reached: float, setup: Setup, state: State, step: 
         solver=move.state,
         unfiltered=move.volume,
     )
-    noise = renoised(setup, state, found.residual, loaded, likelihood.disc)
+    noise = renoised(setup, state, found.residual, batch, likelihood.disc)
     table = state.posterior.updated(indices, at_scale_one(setup, state, indices, found.poses))
     if found.marginals:
         state = replace(state, memory=state.memory.updated(indices, found.marginals))
@@ -174,7 +186,7 @@ def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: 
     number = state.iteration - plan.last
     indices = np.array_split(setup.train, plan.chunks)[number]
     likelihood = setup.likelihood(step.radius, len(state.mask))
-    batch, _ = whitened(setup, state, indices, likelihood.disc)
+    batch = Reading(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, (number, plan.chunks))
     seen = Quadratic.of(local, state.volume, len(indices) / len(setup.train))
@@ -213,9 +225,6 @@ def _together(
         "stage": first.stage,
         "radius": first.radius,
         "images_drawn": first.images_drawn + second.images_drawn,
-        **{
-            key: 0.5 * (rows[0][key] + rows[1][key]) for key in ("log_evidence", "entropy", "max_probability")
-        },
         "noise": [row["noise"] for row in rows],
         "correlation": list(correlation if given is None else given),
         "seconds": {first.stage: seconds},

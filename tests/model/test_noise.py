@@ -76,7 +76,7 @@ def test_updates_converge_to_the_noise_of_the_residuals(area):
     for _ in range(30):
         # A mask leaves a fraction of the noise's power.
         residual = area * residuals(noise, truth, disc, group, generator)
-        noise = noise.updated(residual, disc, group, torch.full((100,), area), 0.2)
+        noise = noise.updated(disc.by_shell(residual), disc, group, torch.full((100,), area), 0.2)
     assert torch.allclose(noise.variance[:, 1:16], truth.variance[:, 1:16], rtol=0.15)
     assert (noise.variance[:, 5:16] / truth.variance[:, 5:16]).mean() == pytest.approx(1.0, abs=0.03)
     # Shells that no coefficient is in stay as they were.
@@ -86,13 +86,17 @@ def test_updates_converge_to_the_noise_of_the_residuals(area):
 def test_rate_is_the_weight_of_the_minibatch():
     disc, noise = HalfDisc(4), Noise(torch.full((1, 10), 10.0))
     residual = torch.full((3, len(disc)), 3.0)
-    updated = noise.updated(residual, disc, torch.zeros(3, dtype=torch.long), torch.ones(3), 0.25)
+    updated = noise.updated(
+        disc.by_shell(residual), disc, torch.zeros(3, dtype=torch.long), torch.ones(3), 0.25
+    )
     assert torch.allclose(updated.variance[0, 1:5], torch.tensor(10.0 * (0.75 + 0.25 * 3.0)))
 
 
 def test_a_group_without_images_in_the_minibatch_is_not_touched():
     disc, noise = HalfDisc(4), Noise(torch.full((2, 10), 10.0))
     residual = torch.full((3, len(disc)), np.float32(3.0))
-    updated = noise.updated(residual, disc, torch.ones(3, dtype=torch.long), torch.ones(3), 0.5)
+    updated = noise.updated(
+        disc.by_shell(residual), disc, torch.ones(3, dtype=torch.long), torch.ones(3), 0.5
+    )
     assert torch.equal(updated.variance[0], noise.variance[0])
     assert torch.allclose(updated.variance[1, 1:5], torch.tensor(20.0))

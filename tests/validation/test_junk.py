@@ -41,3 +41,9 @@ def test_a_set_without_junk_has_none(seed: int) -> None:
 def test_few_or_equal_scales_are_not_judged() -> None:
     assert not junk_probability(np.ones(50)).any()
     assert not junk_probability(np.array([1.0, 0.1])).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_group_with_heavy_tails_is_not_split(seed: int) -> None:
+    scale = 1.0 + 0.1 * np.random.default_rng(seed).standard_t(8, 1268)
+    assert not junk_probability(scale).any()

@@ -31,7 +31,7 @@ class Noise:
         Parameters
         ----------
         residual
-            E|X − C P V|² / σ², shape (B, K), σ² being the present variance.
+            E|X − C P V|² / σ² summed over each shell, shape (B, S), σ² being the present variance.
         disc
             The coefficients.
         group
@@ -42,13 +42,10 @@ class Noise:
             Weight of the minibatch in the running average.
         """
         groups, shells = self.variance.shape
-        by_group = torch.zeros(groups, len(disc), dtype=torch.float64, device=residual.device)
-        by_group.index_add_(0, group, (residual / area[:, None]).double())
-        where = torch.as_tensor(disc.shells, device=residual.device)
         total = torch.zeros(groups, shells, dtype=torch.float64, device=residual.device)
-        total.index_add_(1, where, by_group)
-        images = torch.bincount(group, minlength=groups)
-        count = images[:, None] * torch.bincount(where, minlength=shells)
+        total[:, : residual.shape[1]].index_add_(0, group, residual.double() / area[:, None])
+        coefficients = torch.bincount(torch.as_tensor(disc.shells, device=residual.device), minlength=shells)
+        count = torch.bincount(group, minlength=groups)[:, None] * coefficients
         seen = count > 0
         factor = torch.ones_like(total)
         factor[seen] = 1.0 - rate + rate * total[seen] / count[seen]

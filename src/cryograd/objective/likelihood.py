@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,22 @@ from cryograd.pose.sampling import Sampling
 # them, and where each has candidates of its own; the latter a multiple of the blocks that are refined.
 PART, OWN_PART = 200, 40
 # Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
-HELD_BYTES = 512 * 2**20
+HELD_BYTES = 256 * 2**20
+
+
+class Images(Protocol):
+    """Whitened images of which a part can be had at a time."""
+
+    @property
+    def weights(self) -> Tensor:
+        """How much each image counts, shape (B,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def part(self, images: slice) -> "Batch":
+        """Some of the images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,8 @@ class Evaluation:
     poses
         What the posterior says of each image.
     residual
-        E|X − C P V|² / σ² per image and coefficient, shape (B, K); None where only the shared grid was used.
+        E|X − C P V|² / σ² per image, summed over each shell from 0 to that of the radius, shape (B, S); None
+        where only the shared grid was used.
     marginals
         What a sampler remembers of each image; empty where nothing is to be remembered.
     points
@@ -156,7 +173,7 @@ class MarginalLikelihood:
             mine = search.part(part) if isinstance(search, Sampling) else search
             yield part, self._inference.infer(grid, batch.part(part), mine)
 
-    def value(self, volume: Tensor, batch: Batch, support: tuple[Poseset, ...]) -> float:
+    def value(self, volume: Tensor, batch: Images, support: tuple[Poseset, ...]) -> float:
         """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""
         grid = self.transform(volume)
         parts = zip(_parts(len(batch), support[0]), support, strict=True)
@@ -164,7 +181,7 @@ class MarginalLikelihood:
         return -float((batch.weights.double() * torch.cat(evidence)).mean())
 
     def evaluate(
-        self, volume: Tensor, batch: Batch, search: Search | Sampling, halves: Halves | None = None
+        self, volume: Tensor, batch: Images, search: Search | Sampling, halves: Halves | None = None
     ) -> Evaluation:
         """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
         grid = self.transform(volume)
@@ -185,13 +202,13 @@ class MarginalLikelihood:
                 (
                     inference.support,
                     inference.poses,
-                    inference.residual,
+                    None if inference.residual is None else self.disc.by_shell(inference.residual),
                     inference.marginals,
                     inference.points,
                 )
             )
         power, *misfits = sums.total()
-        weights = self.symmetrised(power[..., 0] / len(batch))
+        weights = self.symmetrised(power / len(batch))
         del power
         gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
         support, poses, residual, marginals, points = zip(*found, strict=True)
@@ -273,7 +290,7 @@ class MarginalLikelihood:
 
 
 class _Insertion:
-    """Sums of back-projections, of as many slices at a time as memory allows.
+    """Sums of back-projections, of as many slices at a time as memory allows; the first sum is real.
 
     Each insertion clears and adds up whole grids: a few large ones cost less than many small ones.
     """
@@ -302,6 +319,8 @@ class _Insertion:
         where = torch.cat(rotations)
         for number, part in enumerate(zip(*slices, strict=True)):
             inserted = self.projector.insert(torch.cat(part), where, self.points)
+            if number == 0:
+                inserted = inserted[..., 0].contiguous()
             if number == len(self.sums):
                 self.sums.append(inserted)
             else:

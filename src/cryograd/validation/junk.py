@@ -7,6 +7,10 @@ from cryograd.rotations import FloatArray
 
 # Steps of the mixture's expectation maximisation, and the change of the mean log density at which it ends.
 _STEPS, _SETTLED = 500, 1e-7
+# Distance of the two means in root mean square widths (Ashman's D) from which on they are two groups: one
+# whose tails are heavier than a normal distribution's would be split in its middle. β-galactosidase's
+# selected particles give 0.5 to 0.8, all that were picked 3.7.
+_APART = 2.0
 # Smallest share of the particles that is a component of its own.
 _LEAST_SHARE = 0.01
 
@@ -16,8 +20,9 @@ def junk_probability(scale: FloatArray) -> FloatArray:
 
     The scales of images that belong scatter around one value; those of images that do not are lower and
     scatter more. A mixture of two normal distributions says which is which, where it explains the scales
-    better than one does (by the Bayesian information criterion), and else that all belong. The wide component
-    is the likelier one on both sides: the probability is kept from rising with the scale.
+    better than one does (by the Bayesian information criterion) by means that are apart, and else that all
+    belong. The wide component is the likelier one on both sides: the probability is kept from rising with the
+    scale.
 
     Parameters
     ----------
@@ -46,7 +51,8 @@ def junk_probability(scale: FloatArray) -> FloatArray:
             break
         before = total.mean()
     # Five parameters instead of two.
-    if total.sum() - one < 1.5 * np.log(n) or means[0] >= means[1] or widths[0] <= widths[1]:
+    apart = (means[1] - means[0]) / np.sqrt(0.5 * (widths**2).sum())
+    if total.sum() - one < 1.5 * np.log(n) or apart < _APART or widths[0] <= widths[1]:
         return none
     order = np.argsort(scale)
     falling = np.empty(n)
