@@ -196,7 +196,7 @@ def _in_box(state: State, size: int, mask: Tensor) -> State:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a refinement is.
+    """What each iteration of a refinement does.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class Plan:
     minibatches, chunks
         Iterations of such a pass, and of one for the CTFs, and of the last for the poses and unfiltered maps.
     ctf
-        Whether there is a pass for the CTFs.
+        Whether CTFs are looked for.
     start_radius, final_radius
         Fourier pixels: what the start is cut to, and the last radius.
     falling
@@ -220,34 +220,32 @@ class Plan:
     final_radius: float
     falling: bool
 
-    @property
-    def optimisation(self) -> int:
-        """Iterations that change the map."""
-        return math.ceil(self.passes * self.minibatches - 1e-9)
-
-    @property
-    def last(self) -> int:
-        """Iterations before the last pass."""
-        return self.optimisation + self.chunks * self.ctf
+    @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """The stage of each iteration."""
+        refine = math.ceil(self.passes * self.minibatches - 1e-9)
+        ctf = ("ctf",) * self.chunks if self.ctf else ()
+        return ("refine",) * refine + ctf + ("poses",) * self.chunks
 
     @property
     def total(self) -> int:
         """All iterations."""
-        return self.last + self.chunks
+        return len(self.stages)
 
     def step(self, halves: Halves, images: int) -> Step:
         """What the next iteration does with a minibatch of so many images."""
-        if halves.iteration >= self.optimisation:
-            stage = "poses" if halves.iteration >= self.last else "ctf"
-            return Step(stage, self.final_radius, 0.0, images, 1)
+        stage = self.stages[halves.iteration]
+        number = self.stages[: halves.iteration].count(stage)
+        if stage != "refine":
+            return Step(stage, number, self.final_radius, 0.0, images, 1)
         reached = max(halves.resolved, self.start_radius)
         radius = min(max(reached + MARGIN, GROWTH * reached, halves.states[0].radius), self.final_radius)
-        return Step("refine", radius, self.rate(halves.iteration), images, 1)
+        return Step(stage, number, radius, self.rate(number), images, 1)
 
-    def rate(self, iteration: int) -> float:
-        """Step size of an iteration that changes the map."""
-        late = max(0, iteration - max(0, self.optimisation - self.minibatches)) if self.falling else 0
-        return 1.0 / (1.0 + 0.3 * late)
+    def rate(self, number: int) -> float:
+        """Step size of an iteration that changes the map, by how many have changed it before."""
+        late = number - max(0, self.stages.count("refine") - self.minibatches)
+        return 1.0 / (1.0 + 0.3 * max(0, late)) if self.falling else 1.0
 
 
 def prepare(

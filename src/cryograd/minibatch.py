@@ -40,7 +40,7 @@ RUNNING_RATE = 0.2
 MASK_MARGIN, SPREAD_KEPT = 10.0, 0.5
 
 
-def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tuple[int, int]]:
+def minibatch(setup: Setup, state: State, step: Step) -> tuple[np.ndarray, tuple[int, int]]:
     """The next images, and the number of their minibatch in the partition, of how many.
 
     Parts at random come in order once: steps along average gradients that are all about as old as each other
@@ -51,11 +51,11 @@ def minibatch(setup: Setup, state: State, images: int) -> tuple[np.ndarray, tupl
         return setup.train, (0, 1)
     if setup.solver.takes in ("parts", "random parts"):
         count = len(setup.partition)
-        number = state.iteration % count
-        if setup.solver.takes == "random parts" and state.iteration >= count:
-            number = int(np.random.default_rng([setup.seed, 1, state.iteration]).integers(count))
+        number = step.number % count
+        if setup.solver.takes == "random parts" and step.number >= count:
+            number = int(np.random.default_rng([setup.seed, 1, step.number]).integers(count))
         return setup.partition[number], (number, count)
-    n, drawn = len(setup.train), state.images_drawn
+    n, drawn, images = len(setup.train), state.images_drawn, step.images
     epochs = range(drawn // n, (drawn + images - 1) // n + 1)
     order = np.concatenate([np.random.default_rng([setup.seed, 1, e]).permutation(n) for e in epochs])
     first = drawn - epochs[0] * n

@@ -100,7 +100,7 @@ class Moved:
 def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
     """One minibatch: every start that is left, or every class, takes a step."""
     likelihood = setup.likelihood(step.radius)
-    indices, number = minibatch(setup, state, step.images)
+    indices, number = minibatch(setup, state, step)
     batch, loaded = whitened(setup, state, indices, likelihood.disc)
     search = poses_at(setup, state, indices, step.radius)
     upper = torch.as_tensor(setup.half[indices], device=state.mask.device)
@@ -229,7 +229,7 @@ def _running_evidence(before: float, now: float) -> float:
 def _assign_poses(setup: AbinitioSetup, state: State, step: Step) -> State:
     """Poses of the next particles at the final map, which does not change any more."""
     likelihood = setup.likelihood(step.radius)
-    first = (state.iteration - setup.plan.optimisation) * step.images
+    first = step.number * step.images
     indices = np.arange(first, min(first + step.images, len(setup.images.particles)))
     batch, _ = whitened(setup, state, indices, likelihood.disc)
     # The unturned grid of one number: the last pass does not depend on how it is divided.

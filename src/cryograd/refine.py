@@ -124,7 +124,7 @@ def noise_of_mean(halves: Halves) -> FloatArray:
 def _optimise(config: Refine, reached: float, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half after its next minibatch; the half maps are resolved up to a radius."""
     likelihood = setup.likelihood(step.radius, len(state.mask))
-    indices, number = minibatch(setup, state, step.images)
+    indices, number = minibatch(setup, state, step)
     batch = Reading(setup, state, indices, likelihood.disc)
     found = likelihood.evaluate(state.volume, batch, poses_at(setup, state, indices, step.radius))
     local = near(setup, state, step, likelihood, found, batch, number)
@@ -157,7 +157,7 @@ def _allowed(volume: Tensor, state: State, config: Refine) -> Tensor:
 def _refine_ctf(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half with the defocus of its next particles; the map does not change."""
     del ratio
-    indices = np.array_split(setup.train, plan.chunks)[state.iteration - plan.optimisation]
+    indices = np.array_split(setup.train, plan.chunks)[step.number]
     likelihood = setup.likelihood(step.radius, len(state.mask))
     # What defocus spreads beyond the particle says most of it.
     batch, loaded = whitened(setup, state, indices, likelihood.disc, masked=False)
@@ -183,7 +183,7 @@ def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: 
     What they say of the map at all frequencies is added up. When all have been seen, the sum has two minima:
     the map, and the map without prior, mask and constraint.
     """
-    number = state.iteration - plan.last
+    number = step.number
     indices = np.array_split(setup.train, plan.chunks)[number]
     likelihood = setup.likelihood(step.radius, len(state.mask))
     batch = Reading(setup, state, indices, likelihood.disc)

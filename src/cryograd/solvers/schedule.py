@@ -16,7 +16,9 @@ class Step:
     Parameters
     ----------
     stage
-        ``starts``, ``march``, ``settle`` or ``poses``.
+        ``starts``, ``march``, ``settle`` or ``poses``; ``refine`` or ``ctf`` in a refinement.
+    number
+        Iterations before this one that did the same: change the map, or find CTFs or poses.
     radius
         Fourier pixels.
     rate
@@ -30,6 +32,7 @@ class Step:
     """
 
     stage: str
+    number: int
     radius: float
     rate: float
     images: int
@@ -134,16 +137,17 @@ class March:
             fraction = min(1.0, iteration / (2 * self.select / 3))
             radius = self.start_radius + fraction * (self.select_radius - self.start_radius)
             images = min(self.start_minibatch, self.particles)
-            return Step("starts", radius, self.rate, images, self._survivors(iteration), hot)
+            return Step("starts", iteration, radius, self.rate, images, self._survivors(iteration), hot)
         if iteration < self.select + self.march:
             fraction = (iteration - self.select + 1) / self.march
             radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
-            return Step("march", radius, self.rate, batch, self.classes, hot)
+            return Step("march", iteration, radius, self.rate, batch, self.classes, hot)
         if iteration < self.optimisation:
             fraction = (iteration - self.select - self.march + 1) / self.settle
             rate = self.rate / (1.0 + fraction * (self.rate / self.last_rate - 1.0))
-            return Step("settle", self.final_radius, rate, batch, self.classes)
-        return Step("poses", self.final_radius, 0.0, self.pose_batch, self.classes)
+            return Step("settle", iteration, self.final_radius, rate, batch, self.classes)
+        number = iteration - self.optimisation
+        return Step("poses", number, self.final_radius, 0.0, self.pose_batch, self.classes)
 
     def _survivors(self, iteration: int) -> int:
         """Half are dropped when half, and the rest when all, of the iterations before selection are done."""
