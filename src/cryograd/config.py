@@ -176,7 +176,11 @@ class HalfSetRun(ParticleRun):
         "for images of a map that has negative density, such as simulated ones of a processed map.",
     )
     passes: PositiveFloat = option(2.0, "Times that every image is used to change the map.")
-    refine_ctf: bool = option(False, "Also find each particle's defocus, after the map and before its pose.")
+    refine_ctf: bool = option(
+        False,
+        "Also find each particle's defocus, before the last pass that changes the map and again after it; "
+        "where there is but one pass, it has another.",
+    )
     top_poses: NonNegativeInt = option(
         0, "Most probable poses of each particle to write to poses.star, at most 16.", le=16
     )

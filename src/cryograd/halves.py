@@ -222,10 +222,17 @@ class Plan:
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """The stage of each iteration."""
-        refine = math.ceil(self.passes * self.minibatches - 1e-9)
-        ctf = ("ctf",) * self.chunks if self.ctf else ()
-        return ("refine",) * refine + ctf + ("poses",) * self.chunks
+        """The stage of each iteration.
+
+        A map that was made with wrong CTFs hides some of what is wrong with them. With what it shows
+        the map is made anew, in a whole pass, and they are found again.
+        """
+        refine, poses = math.ceil(self.passes * self.minibatches - 1e-9), ("poses",) * self.chunks
+        if not self.ctf:
+            return ("refine",) * refine + poses
+        again, ctf = ("refine",) * self.minibatches, ("ctf",) * self.chunks
+        first = max(refine - self.minibatches, min(refine, self.minibatches))
+        return ("refine",) * first + ctf + again + ctf + poses
 
     @property
     def total(self) -> int:
@@ -236,11 +243,11 @@ class Plan:
         """What the next iteration does with a minibatch of so many images."""
         stage = self.stages[halves.iteration]
         number = self.stages[: halves.iteration].count(stage)
-        if stage != "refine":
+        if stage == "poses":
             return Step(stage, number, self.final_radius, 0.0, images, 1)
         reached = max(halves.resolved, self.start_radius)
         radius = min(max(reached + MARGIN, GROWTH * reached, halves.states[0].radius), self.final_radius)
-        return Step(stage, number, radius, self.rate(number), images, 1)
+        return Step(stage, number, radius, self.rate(number) if stage == "refine" else 0.0, images, 1)
 
     def rate(self, number: int) -> float:
         """Step size of an iteration that changes the map, by how many have changed it before."""

@@ -157,7 +157,7 @@ def _allowed(volume: Tensor, state: State, config: Refine) -> Tensor:
 def _refine_ctf(plan: Plan, setup: Setup, state: State, step: Step, ratio: Tensor) -> State:
     """One half with the defocus of its next particles; the map does not change."""
     del ratio
-    indices = np.array_split(setup.train, plan.chunks)[step.number]
+    indices = np.array_split(setup.train, plan.chunks)[step.number % plan.chunks]
     likelihood = setup.likelihood(step.radius, len(state.mask))
     # What defocus spreads beyond the particle says most of it.
     batch, loaded = whitened(setup, state, indices, likelihood.disc, masked=False)
