@@ -294,7 +294,8 @@ def test_the_defocus_of_particles_is_found(folder: Path, monkeypatch: pytest.Mon
     stages = [*["refine"] * 4, *["ctf"] * 2, *["refine"] * 4, *["ctf"] * 2, *["poses"] * 2]
     assert [row["stage"] for row in final.history] == stages
     change = final.posterior.defocus_change
-    assert abs(np.median(change[~wrong])) < 50.0
+    # The map that half of the images gave a wrong defocus draws the others along.
+    assert abs(np.median(change[~wrong])) < 80.0
     # The first map is made with the wrong values: found from it alone, they are less than 200 Å better.
     assert np.median(change[wrong]) < -210.0
     assert np.mean(change[wrong] < 0.0) > 0.85
