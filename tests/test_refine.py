@@ -425,7 +425,7 @@ def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
     monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * int(room))
     _, plan, _ = prepare(particles, configuration(folder, minibatch=10))
     assert plan.minibatches == 3
-    assert plan.optimisation == 10
+    assert plan.stages.count("refine") == 10
 
 
 @pytest.mark.parametrize(("passes", "first"), [(0.5, 2), (1.0, 4), (1.5, 4), (2.0, 4), (3.0, 8)])
