@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.config import Refine
+from cryograd.config import HalfSetRun, Refine
 from cryograd.data.density import resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume, resize_transform, resize_volume
 from cryograd.model.symmetry import group_matrices
+from cryograd.objective.ctf_refinement import refuse_corrected
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.proposal import Annealing
@@ -260,11 +261,8 @@ def prepare(
 ) -> tuple[tuple[Setup, Setup], Plan, Halves]:
     """Read the images and the map, and make everything that the first iteration needs."""
     start = particles.extent / start_resolution(particles.extent, config)
-    # The working box holds Nyquist's radius and one Fourier pixel more.
-    nyquist = particles.extent / particles.nyquist - 1.0
-    final = final_radius(particles, config, nyquist, nyquist)
+    members, final = check(particles, config)
     working = working_images(particles, config, final, reading)
-    members = half_sets(particles, config.seed)
     solver = SOLVERS[config.solver]
     fewest = min(map(len, members))
     minibatches, passes = _minibatches(config, solver, fewest, working.images.size, final)
@@ -279,6 +277,15 @@ def prepare(
         for setup, path in zip(setups, maps, strict=True)
     )
     return (setups[0], setups[1]), plan, Halves((states[0], states[1]), start, [])
+
+
+def check(particles: Particles, config: HalfSetRun) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """The half-sets and the last radius in Fourier pixels, where particles and options allow a refinement."""
+    if config.refine_ctf:
+        refuse_corrected(particles)
+    # The working box holds Nyquist's radius and one Fourier pixel more.
+    nyquist = particles.extent / particles.nyquist - 1.0
+    return half_sets(particles, config.seed), final_radius(particles, config, nyquist, nyquist)
 
 
 def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> tuple[int, float]:

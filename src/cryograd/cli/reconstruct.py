@@ -13,7 +13,7 @@ from cryograd.cli.run import Engine, begin, drive
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
-from cryograd.halves import Halves, half_sets
+from cryograd.halves import Halves, check
 from cryograd.validation.alignment import align
 from cryograd.validation.symmetry_search import find_symmetry, onto_axes
 
@@ -27,8 +27,9 @@ summary = refine.summary
 def run(config: Reconstruct) -> dict[str, Any]:
     """Reconstruct, refine, write all files of the run, and return its metrics."""
     folder, particles = begin(config)
+    # What only the refinement would refuse, after the ab initio stage.
+    (first, second), _ = check(particles, config)
     if config.independent_halves:
-        first, second = half_sets(particles, config.seed)
         paths = [folder.path / "abinitio1.mrc", folder.path / "abinitio2.mrc"]
         parts = [(particles.select(first), config.seed), (particles.select(second), config.seed + 1)]
     else:

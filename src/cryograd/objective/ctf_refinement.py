@@ -245,7 +245,7 @@ def refine_ctf(
     CryogradError
         Images were multiplied by their CTF or its sign: the defocus of then cannot be changed.
     """
-    _refuse_corrected(particles)
+    refuse_corrected(particles)
     n = len(particles)
     change, error = np.zeros(n), np.full(n, defocus_width)
     cross, power = torch.zeros(2, n, dtype=torch.float64)
@@ -271,7 +271,7 @@ def _curves(
         yield here, DefocusCurves.of(chosen, transfer_of(particles, here, frequencies), rate)
 
 
-def _refuse_corrected(particles: Particles) -> None:
+def refuse_corrected(particles: Particles) -> None:
     """Refuse images that were changed by the input's CTF: another defocus does not explain them."""
     for optics in particles.optics:
         if optics.phase_flipped or optics.premultiplied:
