@@ -1,13 +1,18 @@
 """What `cryograd reconstruct` refuses, and what it hands to its ab initio stage, which is a stand-in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from cryograd import reconstruct
+from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
+from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star, write_star
+from cryograd.errors import CryogradError
+from cryograd.state import State
 
 from .conftest import BOX, PIXEL_SIZE, FakeEngine, ball
 
@@ -46,3 +51,24 @@ def test_the_ctf_of_corrected_images_is_not_refined(untouched: Callable, tmp_pat
     simulate(ball(), PIXEL_SIZE, Simulation(24, (optics,), snr=1.0), tmp_path / "in")
     message = untouched(tmp_path / "in/particles.star", "--refine-ctf")
     assert message.startswith("the images of optics group flipped were corrected for their CTF")
+
+
+@pytest.mark.parametrize(("given", "begun"), [(10.0, None), (30.0, 30.0)])
+def test_the_ab_initio_stage_begins_coarser_than_it_ends(
+    refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: float, begun: float | None
+) -> None:
+    """It ends at a tenth of the box, 12.8 Å; the halves go on to 8.5 Å."""
+    optics = Optics("fine", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, 2 * BOX)
+    simulate(ball(2 * BOX), PIXEL_SIZE, Simulation(24, (optics,), snr=1.0), tmp_path / "in")
+
+    def abinitio(particles: Particles, config: Abinitio, *rest: object) -> Iterator[State]:
+        assert config.max_resolution == pytest.approx(12.8)
+        assert config.start_resolution == begun
+        raise CryogradError("far enough", "here", "stop")
+        yield
+
+    monkeypatch.setattr(reconstruct, "abinitio", abinitio)
+    message = refused(
+        "reconstruct", tmp_path / "in/particles.star", "-o", tmp_path / "run", "--start-resolution", given
+    )
+    assert message.startswith("far enough")

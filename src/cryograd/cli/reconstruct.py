@@ -47,9 +47,13 @@ def _abinitio(config: Reconstruct, particles: Particles, seed: int) -> Abinitio:
     """What the ab initio engine is asked to do: what all runs share, to a coarse resolution."""
     search = config.symmetry == "auto"
     radius = _SYMMETRY_RADIUS if search else _START_RADIUS
+    finest = max(particles.extent / radius, config.max_resolution or 0.0, particles.nyquist)
+    # The halves may begin where this ends, or beyond.
+    coarser = config.start_resolution is not None and config.start_resolution > finest
     changed = {
         "seed": seed,
-        "max_resolution": max(particles.extent / radius, config.max_resolution or 0.0, particles.nyquist),
+        "max_resolution": finest,
+        "start_resolution": config.start_resolution if coarser else None,
         "symmetry": "C1" if search else config.symmetry,
         # At low resolution a search finds poses as well as drawing them does.
         "proposal": "search",
