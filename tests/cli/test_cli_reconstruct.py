@@ -72,3 +72,8 @@ def test_the_ab_initio_stage_begins_coarser_than_it_ends(
         "reconstruct", tmp_path / "in/particles.star", "-o", tmp_path / "run", "--start-resolution", given
     )
     assert message.startswith("far enough")
+
+
+def test_a_mask_does_not_go_with_axes_that_are_to_be_found(untouched: Callable, simulated: Path) -> None:
+    message = untouched(simulated / "particles.star", "--symmetry", "auto", "--mask", simulated / "truth.mrc")
+    assert message.startswith("--mask does not go with --symmetry auto")

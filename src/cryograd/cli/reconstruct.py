@@ -13,6 +13,7 @@ from cryograd.cli.run import Engine, begin, drive
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
 from cryograd.halves import Halves, check
 from cryograd.validation.alignment import align
 from cryograd.validation.symmetry_search import find_symmetry, onto_axes
@@ -26,6 +27,12 @@ summary = refine.summary
 
 def run(config: Reconstruct) -> dict[str, Any]:
     """Reconstruct, refine, write all files of the run, and return its metrics."""
+    if config.mask is not None and config.symmetry == "auto":
+        raise CryogradError(
+            "--mask does not go with --symmetry auto, which turns the start onto the axes that it finds",
+            config.mask,
+            "give the point group, or leave out the mask",
+        )
     folder, particles = begin(config)
     # What only the refinement would refuse, after the ab initio stage.
     (first, second), _ = check(particles, config)
