@@ -1,5 +1,6 @@
 """Refinement of two halves from a low-pass filtered map, scored against the truth."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -378,6 +379,26 @@ def test_half_sets_of_the_file_are_kept(particles: Particles) -> None:
 def test_half_sets_that_are_none_are_refused(particles: Particles, half: np.ndarray) -> None:
     with pytest.raises(CryogradError, match="half-sets"):
         half_sets(replace(particles, half_set=half), 0)
+
+
+@pytest.mark.parametrize("number", [1, 19])
+def test_too_few_particles_for_two_half_sets_are_refused(particles: Particles, number: int) -> None:
+    some = particles.select(np.arange(number))
+    with pytest.raises(CryogradError, match="too few particles for two half-sets") as error:
+        half_sets(replace(some, half_set=None), 0)
+    assert error.value.remedy == "give 20 particles or more"
+
+
+@pytest.mark.parametrize(("few", "chunk"), [(9, 500), (18, 12)])
+def test_a_half_set_that_is_too_small_is_refused(
+    particles: Particles, monkeypatch: pytest.MonkeyPatch, few: int, chunk: int
+) -> None:
+    """Below ten, or below the parts that the last pass takes the other half in, 19 of 12 or fewer."""
+    monkeypatch.setattr("cryograd.halves.CHUNK", chunk)
+    for number, refused in ((few, True), (few + 1, False)):
+        uneven = replace(particles, half_set=np.where(np.arange(N) < number, 1, 2))
+        with pytest.raises(CryogradError, match="rlnRandomSubset") if refused else nullcontext():
+            half_sets(uneven, 0)
 
 
 @pytest.mark.parametrize(

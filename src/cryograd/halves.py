@@ -62,8 +62,8 @@ SCALE_WIDTH = 0.25
 MEMORY_BYTES = 2 * 2**30
 # Iterations that a refinement has at least where memory allows few minibatches.
 LEAST_STEPS = 10
-# Images of a half-set whose poses the last pass finds at a time.
-CHUNK = 500
+# Images of a half-set whose poses the last pass finds at a time, and the fewest in a half-set.
+CHUNK, FEWEST = 500, 10
 
 
 @dataclass(frozen=True)
@@ -311,12 +311,17 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
     if half is None:
         half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
     first, second = (np.flatnonzero(half == number) for number in (1, 2))
-    if len(first) == 0 or len(second) == 0 or len(first) + len(second) < len(particles):
-        raise CryogradError(
-            "the half-sets are not 1 and 2 with particles in both",
-            particles.source,
-            "correct or remove the column rlnRandomSubset",
-        )
+    few, many = sorted((len(first), len(second)))
+    # The last pass takes both in equally many parts.
+    least = max(FEWEST, math.ceil(many / CHUNK))
+    remedy = "correct or remove the column rlnRandomSubset"
+    if particles.half_set is None:
+        remedy = f"give {2 * least} particles or more"
+    elif few == 0 or few + many < len(particles):
+        raise CryogradError("the half-sets are not 1 and 2 with particles in both", particles.source, remedy)
+    if few < least:
+        what = f"too few particles for two half-sets: {few} and {many}, and {least} are needed in each"
+        raise CryogradError(what, particles.source, remedy)
     return first, second
 
 
