@@ -51,7 +51,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run <1>"
     config = Abinitio(particles=tmp_path / "in/particles.star", output=folder, max_shift=20.0)
     folder.mkdir()
-    (folder / "run.toml").write_text(to_toml(config))
+    (folder / "run.toml").write_text(f"# cryograd 1.0 abinitio\n\n{to_toml(config)}")
     (folder / "log.jsonl").write_text("".join(json.dumps(log_row(i)) + "\n" for i in range(1, 8)))
     write_map(folder / "volume.mrc", density, 4.0)
     columns = {"cryogradPoseEntropy": rng.uniform(size=N), "rlnMaxValueProbDistribution": rng.uniform(size=N)}
@@ -117,6 +117,18 @@ def test_an_unfinished_run_is_reported_as_such(run_folder: Path) -> None:
     assert "The run is not finished" in page
     assert "<h2>Poses</h2>" not in page
     assert "<h2>Convergence</h2>" in page
+
+
+@pytest.mark.parametrize("start", ["abinitio.mrc", "abinitio1.mrc"])
+def test_a_reconstruction_that_has_only_a_start_is_reported(run_folder: Path, start: str) -> None:
+    for name in ("metrics.json", "particles.star"):
+        (run_folder / name).unlink()
+    (run_folder / "volume.mrc").rename(run_folder / start)
+    record = run_folder / "run.toml"
+    record.write_text(record.read_text().replace("abinitio", "reconstruct", 1))
+    run = load_run(run_folder)
+    assert run.volume.max() > 0.0
+    assert any("cryograd reconstruct -o" in remark for remark in remarks(run))
 
 
 def test_a_known_truth_is_shown(run_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Read back what a run left in its folder; what an unfinished run lacks is None or empty."""
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from cryograd.data.particles import read_particles
 from cryograd.errors import CryogradError
 from cryograd.report.half_maps import HalfMapFiles, load_half_maps
 from cryograd.rotations import FloatArray
+
+# Of a run, the first that there is.
+MAPS = ("volume.mrc", "abinitio.mrc", "abinitio1.mrc")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class RunFiles:
     ----------
     folder
         The folder.
+    command
+        That made it, as run.toml's first line has it.
     settings
         run.toml.
     log
@@ -50,7 +56,7 @@ class RunFiles:
     metrics
         metrics.json, which only a finished run has.
     volume, pixel_size
-        Map (L, L, L) and Å.
+        Map (L, L, L) and Å; the start where a reconstruction has no other yet.
     classes
         Maps of all classes; none where one map was wanted.
     poses
@@ -62,6 +68,7 @@ class RunFiles:
     """
 
     folder: Path
+    command: str
     settings: dict[str, Any]
     log: list[dict[str, Any]]
     metrics: dict[str, Any] | None
@@ -88,16 +95,18 @@ def load_run(folder: Path) -> RunFiles:
     CryogradError
         The folder holds no run, or a file of it is broken.
     """
-    for name in ("run.toml", "log.jsonl", "volume.mrc"):
+    shown = next((name for name in MAPS if (folder / name).is_file()), MAPS[0])
+    for name in ("run.toml", "log.jsonl", shown):
         if not (folder / name).is_file():
             raise CryogradError(f"the folder holds no run, {name} is missing", folder, "give a run's folder")
-    volume, pixel_size = read_map(folder / "volume.mrc")
+    volume, pixel_size = read_map(folder / shown)
     metrics, particles = folder / "metrics.json", folder / "particles.star"
     comparison, truth = folder / "comparison.json", folder / "truth.mrc"
-    settings = _parsed(folder / "run.toml", tomllib.loads)
+    command, settings = _parsed(folder / "run.toml", _record)
     number = settings.get("classes", 1)
     return RunFiles(
         folder=folder,
+        command=command,
         settings=settings,
         log=_parsed(folder / "log.jsonl", _json_lines),
         metrics=_parsed(metrics, json.loads) if metrics.is_file() else None,
@@ -109,6 +118,14 @@ def load_run(folder: Path) -> RunFiles:
         comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,
         truth=read_map(truth)[0] if truth.is_file() else None,
     )
+
+
+def _record(text: str) -> tuple[str, dict[str, Any]]:
+    """Command and settings of a run."""
+    settings, first = tomllib.loads(text), re.match(r"# cryograd \S+ (\w+)\n", text)
+    if first is None:
+        raise ValueError("its first line names no command")
+    return first[1], settings
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ def remarks(run: RunFiles) -> list[str]:
     if run.metrics is None:
         found.append(
             "The run is not finished: this is the map so far, and the poses are missing. "
-            f"Continue it with: cryograd {_command(run)} -o {run.folder} --resume"
+            f"Continue it with: cryograd {run.command} -o {run.folder} --resume"
         )
     found += _of_metrics(run.metrics or {})
     if run.poses is None:
@@ -70,7 +70,3 @@ def shift_limit(run: RunFiles) -> float | None:
     if run.metrics is not None and run.metrics.get("max_shift_angstrom"):
         return float(run.metrics["max_shift_angstrom"])
     return run.settings.get("max_shift")
-
-
-def _command(run: RunFiles) -> str:
-    return run.metrics["command"] if run.metrics else "abinitio"
