@@ -51,7 +51,7 @@ def _of_metrics(metrics: dict[str, Any]) -> Iterator[str]:
     if metrics.get("n_junk"):
         yield (
             f"{metrics['n_junk']:,} particles match the map less than most do and may not belong: they are "
-            "in junk.star, and entered the map with little weight."
+            "in junk.star, and entered the map, each with the weight of its scale."
         )
     if metrics.get("mask_too_tight"):
         yield "The mask makes correlation of its own; the resolution is that of the half maps without it."
