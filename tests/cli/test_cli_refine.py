@@ -15,7 +15,8 @@ from cryograd.data.particles import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star
 from cryograd.halves import Halves
-from cryograd.validation.fsc import soft_sphere
+from cryograd.validation.fsc import resolution_at, soft_sphere
+from cryograd.validation.gold_standard import GoldStandard
 
 from .conftest import Outcome, tree
 
@@ -121,6 +122,23 @@ def test_a_mask_may_have_another_sampling(refined: Callable, tmp_path: Path) -> 
     assert (len(used), pixel) == (BOX, pytest.approx(PIXEL))
     assert used[BOX // 2, BOX // 2, BOX // 2] > 0.95
     assert used[0].max() < 0.05
+
+
+def test_files_of_a_mask_that_is_too_tight_hold_the_correlation_without_it(
+    refined: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GoldStandard, "mask_too_tight", True)
+    outcome = refined(tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    assert "Half maps, without a mask" in (tmp_path / "run/fsc.xml").read_text()
+    tables = read_star(tmp_path / "run/fsc.star")
+    shells = tables["fsc"]
+    unmasked = shells["rlnFourierShellCorrelationUnmaskedMaps"].to_numpy(dtype=float)
+    written = shells["rlnFourierShellCorrelationCorrected"].to_numpy(dtype=float)
+    assert np.array_equal(written, unmasked)
+    final = float(tables["general"]["rlnFinalResolution"].iloc[0])
+    assert final == pytest.approx(resolution_at(written, 0.143, BOX, PIXEL), abs=1e-3)
+    assert final == pytest.approx(json.loads(outcome.out)["resolution_fsc143_angstrom"], abs=1e-3)
 
 
 def test_a_checkpoint_that_cannot_be_restored_costs_nothing(

@@ -145,7 +145,8 @@ def _write_maps(folder: RunFolder, findings: Findings, error: StandardError, pix
     write_fsc_star(
         folder.path / "fsc.star",
         found.extent,
-        corrected=found.corrected,
+        # The one that the resolution is read from, corrected or unmasked.
+        corrected=found.correlation,
         unmasked=found.unmasked,
         masked=found.masked,
         randomised=found.randomised,
@@ -154,7 +155,8 @@ def _write_maps(folder: RunFolder, findings: Findings, error: StandardError, pix
         randomised_from=found.randomised_from,
     )
     write_text(folder.path / "anisotropy.json", json.dumps(_anisotropy(findings), indent=2) + "\n")
-    write_fsc_xml(folder.path / "fsc.xml", found.extent, found.correlation, "Half maps, in the mask")
+    title = "Half maps, without a mask" if found.mask_too_tight else "Half maps, in the mask"
+    write_fsc_xml(folder.path / "fsc.xml", found.extent, found.correlation, title)
 
 
 def _anisotropy(findings: Findings) -> dict[str, Any]:
