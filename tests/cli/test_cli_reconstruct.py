@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cryograd import reconstruct
+from cryograd.cli import abinitio
 from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
@@ -61,13 +63,13 @@ def test_the_ab_initio_stage_begins_coarser_than_it_ends(
     optics = Optics("fine", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, 2 * BOX)
     simulate(ball(2 * BOX), PIXEL_SIZE, Simulation(24, (optics,), snr=1.0), tmp_path / "in")
 
-    def abinitio(particles: Particles, config: Abinitio, *rest: object) -> Iterator[State]:
+    def stage(particles: Particles, config: Abinitio, *rest: object) -> Iterator[State]:
         assert config.max_resolution == pytest.approx(12.8)
         assert config.start_resolution == begun
         raise CryogradError("far enough", "here", "stop")
         yield
 
-    monkeypatch.setattr(reconstruct, "abinitio", abinitio)
+    monkeypatch.setattr(reconstruct, "abinitio", stage)
     message = refused(
         "reconstruct", tmp_path / "in/particles.star", "-o", tmp_path / "run", "--start-resolution", given
     )
@@ -77,3 +79,18 @@ def test_the_ab_initio_stage_begins_coarser_than_it_ends(
 def test_a_mask_does_not_go_with_axes_that_are_to_be_found(untouched: Callable, simulated: Path) -> None:
     message = untouched(simulated / "particles.star", "--symmetry", "auto", "--mask", simulated / "truth.mrc")
     assert message.startswith("--mask does not go with --symmetry auto")
+
+
+@pytest.mark.parametrize("options", [(), ("--symmetry", "auto"), ("--independent-halves",)])
+def test_images_without_particles_are_called_so(
+    engine: FakeEngine,
+    refused: Callable,
+    simulated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(abinitio, "full_volume", lambda *_: (np.zeros((BOX,) * 3, np.float32), PIXEL_SIZE))
+    message = refused("reconstruct", simulated / "particles.star", "-o", tmp_path / "run", *options)
+    assert message.startswith("no particle was found in the images")
+    assert "--invert-contrast" in message

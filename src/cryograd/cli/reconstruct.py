@@ -78,6 +78,7 @@ def _refinement(
 
     def states(before: Halves | None, reading: Callable[[int, int], None]) -> Iterator[Halves]:
         if before is None:
+            _refuse_empty(starts, particles)
             symmetry = _symmetry(config, folder, starts[0])
             for moving in starts[1:]:
                 _bring_into_frame(starts[0], moving)
@@ -87,6 +88,17 @@ def _refinement(
         yield from refinement.refine(particles, Refine(**(shared | names)), before, reading)
 
     return refine.engine(states, particles, folder)
+
+
+def _refuse_empty(starts: list[Path], particles: Particles) -> None:
+    """Refuse starts without density: the nonnegative map of images of noise."""
+    for start in starts:
+        if not read_map(start)[0].any():
+            raise CryogradError(
+                "no particle was found in the images, the start is empty",
+                particles.source,
+                "check the contrast (--invert-contrast), the CTFs and the picks",
+            )
 
 
 def _symmetry(config: Reconstruct, folder: RunFolder, start: Path) -> str:
