@@ -315,12 +315,23 @@ def test_an_output_that_the_system_refuses_is_an_error(
     assert tree(tmp_path) == set()
 
 
-def test_resume_without_a_checkpoint_is_refused(
-    engine: FakeEngine, refused: Callable, simulated: Path, tmp_path: Path
+@pytest.mark.parametrize("command", ["abinitio", "reconstruct"])
+@pytest.mark.parametrize("given", [("particles.star",), ()])
+def test_resume_without_a_run_is_refused(
+    refused: Callable, tmp_path: Path, command: str, given: tuple[str, ...]
 ) -> None:
-    message = refused("abinitio", simulated / "particles.star", "-o", tmp_path / "run", "--resume")
-    assert message.startswith("there is no checkpoint to resume")
+    message = refused(command, *given, "-o", tmp_path / "run", "--resume")
+    assert message.startswith(f"there is no run to resume, {tmp_path / 'run'}")
     assert tree(tmp_path) == set()
+
+
+def test_resume_without_a_checkpoint_is_refused(
+    abinitio: Callable, refused: Callable, tmp_path: Path
+) -> None:
+    abinitio(tmp_path / "run")
+    (tmp_path / "run/checkpoint/state.pt").unlink()
+    message = refused("abinitio", "-o", tmp_path / "run", "--resume")
+    assert message.startswith("there is no checkpoint to resume")
 
 
 def test_resume_with_other_settings_is_refused(

@@ -100,14 +100,15 @@ def resolve(model: type[Command], name: str, given: Mapping[str, Any]) -> Comman
     Raises
     ------
     CryogradError
-        An option is missing, unknown or out of range.
+        An option is missing, unknown or out of range, or there is no run to resume.
     """
     layers = [(Path(given["config"]), read_toml(given["config"]))] if given.get("config") else []
-    if (
-        given.get("resume")
-        and given.get("output")
-        and (record := Path(given["output"]) / "run.toml").is_file()
-    ):
+    if given.get("resume") and given.get("output"):
+        record = Path(given["output"]) / "run.toml"
+        if not record.is_file():
+            raise CryogradError(
+                "there is no run to resume", given["output"], "start the run without --resume"
+            )
         layers.append((record, read_toml(record)))
     values: dict[str, Any] = {key: value for key, value in given.items() if key != "config"}
     sources: dict[str, object] = {}
