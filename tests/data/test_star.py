@@ -16,6 +16,16 @@ Maker = Callable[..., Path]
 CTF = {"rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"}
 
 
+def test_a_column_that_is_there_twice_is_refused(make_star: Maker) -> None:
+    path = make_star(
+        ["rlnImageName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnDefocusU"],
+        ["1@a.mrcs 1 10000 9000 30 10000"],
+        optics=["g 1 300 2.7 0.1 1.5 8"],
+    )
+    with pytest.raises(CryogradError, match="particles has the column rlnDefocusU twice"):
+        read_particles(path)
+
+
 def test_values_are_converted(make_star: Maker) -> None:
     columns = [
         "rlnImageName",

@@ -65,7 +65,7 @@ def read_star(path: Path) -> "dict[str, pd.DataFrame]":
     Raises
     ------
     CryogradError
-        The file is not valid STAR.
+        The file is not valid STAR, or a table has two columns of one name.
     """
     import pandas as pd
     import starfile
@@ -79,10 +79,15 @@ def read_star(path: Path) -> "dict[str, pd.DataFrame]":
             path,
             "check that each row has as many values as there are columns",
         ) from None
-    return {
+    tables = {
         str(name): block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
         for name, block in blocks.items()
     }
+    for name, table in tables.items():
+        twice = table.columns[table.columns.duplicated()]
+        if len(twice):
+            raise CryogradError(f"{name} has the column {twice[0]} twice", path, "remove one of the two")
+    return tables
 
 
 def read_star_tables(path: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
