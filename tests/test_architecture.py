@@ -27,7 +27,7 @@ LAYERS = [
     {"posterior_table"},
     {"state"},
     {"setup"},
-    {"minibatch"},
+    {"minibatch", "half_sets"},
     {"prepare", "halves"},
     {"reconstruct", "refine"},
     {"checkpoint", "inspection"},

@@ -18,7 +18,8 @@ from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, lowpass_volume, quick_size
-from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, half_sets, prepare
+from cryograd.half_sets import half_sets
+from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, prepare
 from cryograd.minibatch import whitened
 from cryograd.model.symmetry import group_matrices
 from cryograd.posterior_table import PosteriorTable
@@ -394,7 +395,7 @@ def test_a_half_set_that_is_too_small_is_refused(
     particles: Particles, monkeypatch: pytest.MonkeyPatch, few: int, chunk: int
 ) -> None:
     """Below ten, or below the parts that the last pass takes the other half in, 19 of 12 or fewer."""
-    monkeypatch.setattr("cryograd.halves.CHUNK", chunk)
+    monkeypatch.setattr("cryograd.half_sets.CHUNK", chunk)
     for number, refused in ((few, True), (few + 1, False)):
         uneven = replace(particles, half_set=np.where(np.arange(N) < number, 1, 2))
         with pytest.raises(CryogradError, match="rlnRandomSubset") if refused else nullcontext():

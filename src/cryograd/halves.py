@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.config import HalfSetRun, Refine
+from cryograd.config import Refine
 from cryograd.data.density import resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume, resize_transform, resize_volume
+from cryograd.half_sets import CHUNK, check
 from cryograd.model.symmetry import group_matrices
-from cryograd.objective.ctf_refinement import refuse_corrected
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.proposal import Annealing
@@ -30,7 +30,6 @@ from cryograd.setup import (
     Setup,
     Working,
     corner_noise,
-    final_radius,
     partition,
     scaled_to_signal,
     start_resolution,
@@ -62,8 +61,6 @@ SCALE_WIDTH = 0.25
 MEMORY_BYTES = 2 * 2**30
 # Iterations that a refinement has at least where memory allows few minibatches.
 LEAST_STEPS = 10
-# Images of a half-set whose poses the last pass finds at a time, and the fewest in a half-set.
-CHUNK, FEWEST = 500, 10
 
 
 @dataclass(frozen=True)
@@ -279,15 +276,6 @@ def prepare(
     return (setups[0], setups[1]), plan, Halves((states[0], states[1]), start, [])
 
 
-def check(particles: Particles, config: HalfSetRun) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """The half-sets and the last radius in Fourier pixels, where particles and options allow a refinement."""
-    if config.refine_ctf:
-        refuse_corrected(particles)
-    # The working box holds Nyquist's radius and one Fourier pixel more.
-    nyquist = particles.extent / particles.nyquist - 1.0
-    return half_sets(particles, config.seed), final_radius(particles, config, nyquist, nyquist)
-
-
 def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius: float) -> tuple[int, float]:
     """Iterations of a pass, and passes.
 
@@ -303,26 +291,6 @@ def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius:
     room = MEMORY_BYTES // 2 - quadratic_bytes(size, radius)
     minibatches = max(1, min(wanted, room // quadratic_bytes(size, radius, weight=2)))
     return minibatches, max(config.passes, min(LEAST_STEPS, config.passes * wanted) / minibatches)
-
-
-def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Particles of the two half-sets: those that the file names, or two random halves."""
-    half = particles.half_set
-    if half is None:
-        half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
-    first, second = (np.flatnonzero(half == number) for number in (1, 2))
-    few, many = sorted((len(first), len(second)))
-    # The last pass takes both in equally many parts.
-    least = max(FEWEST, math.ceil(many / CHUNK))
-    remedy = "correct or remove the column rlnRandomSubset"
-    if particles.half_set is None:
-        remedy = f"give {2 * least} particles or more"
-    elif few == 0 or few + many < len(particles):
-        raise CryogradError("the half-sets are not 1 and 2 with particles in both", particles.source, remedy)
-    if few < least:
-        what = f"too few particles for two half-sets: {few} and {many}, and {least} are needed in each"
-        raise CryogradError(what, particles.source, remedy)
-    return first, second
 
 
 def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, plan: Plan) -> Setup:

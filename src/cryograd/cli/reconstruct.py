@@ -14,7 +14,8 @@ from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refi
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
-from cryograd.halves import Halves, check
+from cryograd.half_sets import check
+from cryograd.halves import Halves
 from cryograd.validation.alignment import align
 from cryograd.validation.symmetry_search import find_symmetry, onto_axes
 

@@ -1,0 +1,43 @@
+"""The two halves of the particles, and what a refinement in them asks of particles and options."""
+
+import math
+
+import numpy as np
+
+from cryograd.config import HalfSetRun
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.objective.ctf_refinement import refuse_corrected
+from cryograd.setup import final_radius
+
+# Images of a half-set whose poses the last pass finds at a time, and the fewest in a half-set.
+CHUNK, FEWEST = 500, 10
+
+
+def check(particles: Particles, config: HalfSetRun) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """The half-sets and the last radius in Fourier pixels, where particles and options allow a refinement."""
+    if config.refine_ctf:
+        refuse_corrected(particles)
+    # The working box holds Nyquist's radius and one Fourier pixel more.
+    nyquist = particles.extent / particles.nyquist - 1.0
+    return half_sets(particles, config.seed), final_radius(particles, config, nyquist, nyquist)
+
+
+def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Particles of the two half-sets: those that the file names, or two random halves."""
+    half = particles.half_set
+    if half is None:
+        half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
+    first, second = (np.flatnonzero(half == number) for number in (1, 2))
+    few, many = sorted((len(first), len(second)))
+    # The last pass takes both in equally many parts.
+    least = max(FEWEST, math.ceil(many / CHUNK))
+    remedy = "correct or remove the column rlnRandomSubset"
+    if particles.half_set is None:
+        remedy = f"give {2 * least} particles or more"
+    elif few == 0 or few + many < len(particles):
+        raise CryogradError("the half-sets are not 1 and 2 with particles in both", particles.source, remedy)
+    if few < least:
+        what = f"too few particles for two half-sets: {few} and {many}, and {least} are needed in each"
+        raise CryogradError(what, particles.source, remedy)
+    return first, second
