@@ -4,6 +4,7 @@ The volume is divided by the transform of the interpolation kernel, zero-padded,
 trilinear interpolation. The same kernels serve slices (points with kz = 0) and whole rotated transforms.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, library
 
 from cryograd.fourier import HalfDisc
+
+# Points of a padded transform that are worked on at a time.
+_BLOCK_POINTS = 2**23
 
 
 def _cuda_kernels() -> ModuleType:
@@ -127,34 +131,70 @@ class Projector:
         before, after = (torch.polar(torch.ones_like(t), unit * t) for t in (m * x, centre * k))
         return before.to(wide), after.to(wide)
 
+    def _blocks(self) -> Iterator[slice]:
+        """Frequencies kx that are transformed along the other axes at a time: all take much memory."""
+        step = max(1, _BLOCK_POINTS // (self.size * self.oversampling) ** 2)
+        return (slice(start, start + step) for start in range(0, self.half + 1, step))
+
+    def _along_x(self, volume: Tensor) -> Tensor:
+        """Transform of a real volume along x, (L, L, H), of the frequencies from 0 to m."""
+        n = self.size * self.oversampling
+        return torch.fft.rfft(self._correct(volume), n=n)[..., : self.half + 1]
+
+    def _onward(self, rows: Tensor, block: slice) -> Tensor:
+        """Transform along y and z of some frequencies kx, (L, L, h) to (D, D, h)."""
+        n, d = self.size * self.oversampling, 2 * self.half + 1
+        before, after = self._turns(rows.real)
+        turned = rows[..., block] * (after[self.half :][block] * before[:, None])
+        planes = torch.fft.fft(turned, n=n, dim=1)[:, :d]
+        return (
+            torch.fft.fft(planes * (after[:, None] * before[:, None, None]), n=n, dim=0)[:d]
+            * (after[:, None, None])
+        )
+
+    def _backward(self, spectrum: Tensor, block: slice) -> Tensor:
+        """Adjoint of `_onward`, (D, D, h) to (L, L, h)."""
+        n, size = self.size * self.oversampling, self.size
+        before, after = (t.conj() for t in self._turns(spectrum.real))
+        planes = torch.fft.ifft(spectrum * after[:, None, None], n=n, dim=0, norm="forward")[:size]
+        turned = planes * (after[:, None] * before[:, None, None])
+        rows = torch.fft.ifft(turned, n=n, dim=1, norm="forward")[:, :size]
+        return rows * (after[self.half :][block] * before[:, None])
+
+    def _back_along_x(self, rows: Tensor) -> Tensor:
+        """Adjoint of `_along_x`; the rows are changed."""
+        # irfft adds the conjugate partner of every kx > 0; the adjoint of rfft does not.
+        rows[..., 1:] *= 0.5
+        volume = torch.fft.irfft(rows, n=self.size * self.oversampling, norm="forward")
+        return self._correct(volume[..., : self.size])
+
     def transform(self, volume: Tensor) -> Tensor:
         """Oversampled, gridding-corrected transform (D, D, H, 2) of a real volume (L, L, L).
 
         Axis by axis, so that most of the zeros around the volume, and of the frequencies that are not asked
         for, are passed over.
         """
-        n, d = self.size * self.oversampling, 2 * self.half + 1
-        before, after = self._turns(volume)
-        rows = torch.fft.rfft(self._correct(volume), n=n)[..., : self.half + 1]
-        planes = torch.fft.fft(rows * (after[self.half :] * before[:, None]), n=n, dim=1)[:, :d]
-        spectrum = torch.fft.fft(planes * (after[:, None] * before[:, None, None]), n=n, dim=0)[:d]
-        return torch.view_as_real((spectrum * after[:, None, None]).contiguous())
+        rows, d = self._along_x(volume), 2 * self.half + 1
+        spectrum = rows.new_empty((d, d, self.half + 1))
+        for block in self._blocks():
+            spectrum[..., block] = self._onward(rows, block)
+        return torch.view_as_real(spectrum)
 
     def transform_adjoint(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`: a real volume (L, L, L) of a grid (D, D, H, 2)."""
-        n, size = self.size * self.oversampling, self.size
-        before, after = (t.conj() for t in self._turns(grid))
-        # irfft adds the conjugate partner of every kx > 0; the adjoint of rfft does not.
-        last = 0.5 * after[self.half :]
-        last[0] *= 2.0
+        spectrum = torch.view_as_complex(grid)
+        rows = spectrum.new_empty((self.size, self.size, self.half + 1))
+        for block in self._blocks():
+            rows[..., block] = self._backward(spectrum[..., block], block)
+        return self._back_along_x(rows)
 
-        def back(spectrum: Tensor, axis: int) -> Tensor:
-            return torch.fft.ifft(spectrum, n=n, dim=axis, norm="forward").narrow(axis, 0, size)
-
-        planes = back(torch.view_as_complex(grid) * after[:, None, None], 0)
-        rows = back(planes * (after[:, None] * before[:, None, None]), 1)
-        volume = torch.fft.irfft(rows * (last * before[:, None]), n=n, norm="forward")
-        return self._correct(volume[..., :size])
+    def filtered(self, volume: Tensor, weights: Tensor) -> Tensor:
+        """`transform`, a product with weights (D, D, H), and `transform_adjoint`, never with a whole grid."""
+        rows = self._along_x(volume)
+        back = rows.new_empty(rows.shape)
+        for block in self._blocks():
+            back[..., block] = self._backward(self._onward(rows, block) * weights[..., block], block)
+        return self._back_along_x(back)
 
     def sample(self, grid: Tensor, rotations: Tensor, points: Tensor) -> Tensor:
         """Complex values (J, K) of a transform at ``Rᵀ p``.

@@ -21,7 +21,7 @@ from cryograd.pose.sampling import Sampling
 # them, and where each has candidates of its own; the latter a multiple of the blocks that are refined.
 PART, OWN_PART = 200, 40
 # Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
-HELD_BYTES = 256 * 2**20
+HELD_BYTES = 128 * 2**20
 
 
 class Images(Protocol):
@@ -207,6 +207,7 @@ class MarginalLikelihood:
                     inference.points,
                 )
             )
+        del grid, difference
         power, *misfits = sums.total()
         weights = self.symmetrised(power / len(batch))
         del power
@@ -268,7 +269,7 @@ class MarginalLikelihood:
         of two voxels. Weights (G, G, H) are those of `Evaluation`; those of a smaller radius will do.
         """
         plain = Projector(self.size, (weights.shape[2] - 2) / 2, corrected=False)
-        return plain.transform_adjoint(plain.transform(volume) * (2.0 * weights)[..., None])
+        return 2.0 * plain.filtered(volume, weights)
 
     def curvature(self, weights: Tensor) -> Tensor:
         """Row sums of the complete-data Hessian on the unpadded grid.
