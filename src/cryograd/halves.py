@@ -361,7 +361,9 @@ def _first_state(
     n, extent = len(working.images.particles), working.images.extent
     noise = corner_noise(working.images, working.radius, setup.train)
     rng = np.random.default_rng([setup.seed, 3])
-    volume = scaled_to_signal(setup, noise, density, plan.start_radius, rng)
+    # Products with the Hessian take volumes of the point group.
+    symmetric = setup.likelihood(plan.start_radius).symmetrizer.forward(density)
+    volume = scaled_to_signal(setup, noise, symmetric, plan.start_radius, rng)
     return State(
         0,
         plan.total,

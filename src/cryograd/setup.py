@@ -140,12 +140,8 @@ def chosen_device(name: str) -> torch.device:
 def scaled_to_signal(
     setup: Setup, noise: Noise, volume: Tensor, radius: float, rng: np.random.Generator
 ) -> Tensor:
-    """A volume (L, L, L) of the point group whose projections have the power of the images' signal.
-
-    Both up to a radius in Fourier pixels.
-    """
+    """A volume (L, L, L) whose projections have the power of the images' signal up to a radius."""
     likelihood = setup.likelihood(radius)
-    volume = likelihood.symmetrizer.forward(volume)
     some = setup.train[:_SIGNAL_SAMPLE]
     n = len(some)
     loaded = setup.images.load(some, likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
