@@ -47,3 +47,13 @@ def test_few_or_equal_scales_are_not_judged() -> None:
 def test_one_group_with_heavy_tails_is_not_split(seed: int) -> None:
     scale = 1.0 + 0.1 * np.random.default_rng(seed).standard_t(8, 1268)
     assert not junk_probability(scale).any()
+
+
+@pytest.mark.parametrize("width", [0.06, 0.1, 0.15])
+def test_junk_need_not_scatter_more(width: float) -> None:
+    rng = np.random.default_rng(2)
+    scale = np.concatenate([rng.normal(0.6, width, 300), rng.normal(1.1, 0.1, 900)])
+    probability = junk_probability(scale)
+    assert (probability[:300] > 0.5).mean() > 0.9
+    assert (probability[300:] > 0.5).mean() < 0.05
+    assert (np.diff(probability[np.argsort(scale)]) <= 1e-12).all()

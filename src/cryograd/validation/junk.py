@@ -18,11 +18,10 @@ _LEAST_SHARE = 0.01
 def junk_probability(scale: FloatArray) -> FloatArray:
     """Probability of each particle that it does not belong, shape (n,).
 
-    The scales of images that belong scatter around one value; those of images that do not are lower and
-    scatter more. A mixture of two normal distributions says which is which, where it explains the scales
-    better than one does (by the Bayesian information criterion) by means that are apart, and else that all
-    belong. The wide component is the likelier one on both sides: the probability is kept from rising with the
-    scale.
+    The scales of images that belong scatter around one value; those of images that do not are lower. A mixture
+    of two normal distributions says which is which, where it explains the scales better than one does (by the
+    Bayesian information criterion) by means that are apart, and else that all belong. The wider of the two is
+    the likelier one on both sides: the probability is kept from rising with the scale.
 
     Parameters
     ----------
@@ -52,9 +51,10 @@ def junk_probability(scale: FloatArray) -> FloatArray:
         before = total.mean()
     # Five parameters instead of two.
     apart = (means[1] - means[0]) / np.sqrt(0.5 * (widths**2).sum())
-    if total.sum() - one < 1.5 * np.log(n) or apart < _APART or widths[0] <= widths[1]:
+    if total.sum() - one < 1.5 * np.log(n) or apart < _APART:
         return none
     order = np.argsort(scale)
-    falling = np.empty(n)
-    falling[order] = np.minimum.accumulate(belongs[order, 0])
+    ordered, falling = belongs[order, 0], np.empty(n)
+    wide = widths[0] > widths[1]
+    falling[order] = np.minimum.accumulate(ordered) if wide else np.maximum.accumulate(ordered[::-1])[::-1]
     return falling
