@@ -18,10 +18,10 @@ _LEAST_SHARE = 0.01
 def junk_probability(scale: FloatArray) -> FloatArray:
     """Probability of each particle that it does not belong, shape (n,).
 
-    The scales of images that belong scatter around one value; those of images that do not are lower. A mixture
-    of two normal distributions says which is which, where it explains the scales better than one does (by the
-    Bayesian information criterion) by means that are apart, and else that all belong. The wider of the two is
-    the likelier one on both sides: the probability is kept from rising with the scale.
+    The scales of images that belong scatter around one value; those of images that do not are lower. A
+    mixture of two normal distributions says which is which, where it explains the scales better than one does
+    (by the Bayesian information criterion) by means that are apart, and else that all belong. The wider of
+    the two is the likelier one on both sides: the probability is kept from rising with the scale.
 
     Parameters
     ----------
