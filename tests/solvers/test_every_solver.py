@@ -76,6 +76,13 @@ def test_carried_gradients_are_exact_after_one_pass_over_a_quadratic() -> None:
     assert problem.error(problem.solve(solver, 8)) < 1e-3
 
 
+def test_weights_that_are_kept_in_three_digits_do_not_move_the_minimum() -> None:
+    problem = Quadratic.random(30.0, parts=5, disagreement=2.0)
+    solver = Incremental(iterations=60, tolerance=1e-6, kept=torch.bfloat16)
+    assert problem.error(problem.solve(solver, 5)) > 1e-4
+    assert problem.error(problem.solve(solver, 25)) < 1e-5
+
+
 def test_every_state_survives_a_checkpoint(tmp_path: Path) -> None:
     problem = Quadratic.random(10.0, parts=2, disagreement=1.0)
     for solver, _ in SOLVERS:

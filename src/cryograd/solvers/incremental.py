@@ -1,6 +1,6 @@
 """Newton steps on a running quadratic: each minibatch's gradient, carried along by its curvature."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -77,7 +77,7 @@ class Quadratic:
         parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
         return Quadratic(self.share, *parts)
 
-    def rounded(self, dtype: torch.dtype) -> "Quadratic":
+    def in_type(self, dtype: torch.dtype) -> "Quadratic":
         """The sum with its weights in another type."""
         return Quadratic(self.share, self.weights.to(dtype), self.curvature, self.linear)
 
@@ -107,15 +107,12 @@ class IncrementalState:
         )
 
     def replaced(
-        self, number: int, minibatches: int, seen: Quadratic, dtype: torch.dtype | None = None
+        self, number: int, minibatches: int, seen: Quadratic, dtype: torch.dtype
     ) -> "IncrementalState":
-        """The state with a new quadratic of one of the minibatches, whose weights are kept in a type."""
+        """The state with a new quadratic of one of the minibatches, kept with weights of a type."""
         parts = list(self.parts or (None,) * minibatches)
-        kept = seen.rounded(dtype or seen.weights.dtype)
-        # The sum has what is kept, lest taking that out again leaves something behind.
-        seen = kept.rounded(seen.weights.dtype)
         total = seen if self.total is None else self.total + seen
-        before, parts[number] = parts[number], kept
+        before, parts[number] = parts[number], seen.in_type(dtype)
         return IncrementalState(tuple(parts), total if before is None else total + before * -1.0)
 
 
@@ -155,8 +152,13 @@ class Incremental:
     def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
         """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
         number, minibatches = local.minibatch
-        seen = Quadratic.of(local, volume, 1.0 / minibatches)
-        state = state.replaced(number, minibatches, seen, self.kept)
+        share, dtype = 1.0 / minibatches, local.weights.dtype
+        kept = self.kept or dtype
+        # All that follows has the weights that are kept: c too, lest V ends where the gradients do not
+        # vanish, and the sum, lest something stays when they are taken out again.
+        weights = (share * local.weights).to(kept).to(dtype) / share
+        seen = Quadratic.of(replace(local, weights=weights), volume, share)
+        state = state.replaced(number, minibatches, seen, kept)
         total = state.total
         assert total is not None
         mean = float(total.curvature[local.spectrum.open].mean()) / total.share
