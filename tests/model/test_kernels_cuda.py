@@ -36,21 +36,29 @@ def check_in_interpreter():
         sampled = kernels_cuda.sample(grid, rotations, points, 2.0)
         expected = kernels_cpu.sample(grid.numpy(), rotations.numpy(), points.numpy(), 2.0)
         np.testing.assert_allclose(sampled.numpy(), expected, atol=tolerance)
-        inserted = kernels_cuda.insert(values, rotations, points, 2.0, 9)
-        expected = kernels_cpu.insert(values.numpy(), rotations.numpy(), points.numpy(), 2.0, 9)
-        np.testing.assert_allclose(inserted.numpy(), expected, atol=10 * tolerance)
+
+        def insert(values, rotations, into=None, points=points):
+            into = torch.zeros(19, 19, 10, 2, dtype=values.dtype) if into is None else into.clone()
+            kernels_cuda.insert(into, values, rotations, points, 2.0)
+            return into
+
+        inserted, expected = insert(values, rotations), torch.zeros(19, 19, 10, 2, dtype=values.dtype)
+        kernels_cpu.insert(expected.numpy(), values.numpy(), rotations.numpy(), points.numpy(), 2.0)
+        np.testing.assert_allclose(inserted.numpy(), expected.numpy(), atol=10 * tolerance)
+        twice = insert(values, rotations, inserted)
+        np.testing.assert_allclose(twice.numpy(), 2 * expected.numpy(), atol=20 * tolerance)
         # Any order of the slices gives the same bytes, so any order of the threads does.
-        backwards = kernels_cuda.insert(values.flip(0), rotations.flip(0), points, 2.0, 9)
+        backwards = insert(values.flip(0), rotations.flip(0))
         assert inserted.numpy().tobytes() == backwards.numpy().tobytes()
         # Large and small values use the whole fixed-point range; zeros and none are no special case.
         for factor in (1e15, 1e-12):
-            scaled = kernels_cuda.insert(factor * values, rotations, points, 2.0, 9) / factor
+            scaled = insert(factor * values, rotations) / factor
             np.testing.assert_allclose(scaled.numpy(), inserted.numpy(), atol=10 * tolerance)
-        assert not kernels_cuda.insert(0 * values, rotations, points, 2.0, 9).any()
-        assert not kernels_cuda.insert(values[:0], rotations[:0], points, 2.0, 9).any()
+        assert not insert(0 * values, rotations).any()
+        assert not insert(values[:0], rotations[:0]).any()
         assert kernels_cuda.sample(grid, rotations[:0], points, 2.0).shape == (0, 300, 2)
         values[3, 5, 1] = np.nan
-        assert kernels_cuda.insert(values, rotations, points, 2.0, 9).isnan().any()
+        assert insert(values, rotations).isnan().any()
 
 
 # Compiles without a device: shows that what the interpreter accepts is also valid for the hardware.

@@ -112,11 +112,12 @@ def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: f
 
 
 def insert(
-    values: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float, half: int
-) -> np.ndarray:
-    """Grid (2·half+1, 2·half+1, half+1, 2) to which the adjoint of `sample` adds the values (J, K, 2)."""
-    shape = (2 * half + 1, 2 * half + 1, half + 1, 2)
-    parts = int(np.clip(PARTIAL_BYTES // (np.prod(shape) * values.itemsize), 1, PARTIAL_GRIDS))
-    partial = np.zeros((parts, int(np.prod(shape))), dtype=values.dtype)
-    _insert(values, rotations, np.ascontiguousarray(points.T), values.dtype.type(scale), half, partial)
-    return (partial.sum(axis=0) if parts > 1 else partial).reshape(shape)
+    grid: np.ndarray, values: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float
+) -> None:
+    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2)."""
+    half, parts = grid.shape[2] - 1, int(np.clip(PARTIAL_BYTES // grid.nbytes, 1, PARTIAL_GRIDS))
+    flat = grid.reshape(1, -1)
+    partial = flat if parts == 1 else np.zeros((parts, grid.size), dtype=grid.dtype)
+    _insert(values, rotations, np.ascontiguousarray(points.T), grid.dtype.type(scale), half, partial)
+    if parts > 1:
+        flat += partial.sum(axis=0)

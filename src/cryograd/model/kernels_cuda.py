@@ -107,22 +107,21 @@ def sample(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -> Ten
     return out
 
 
-def insert(values: Tensor, rotations: Tensor, points: Tensor, scale: float, half: int) -> Tensor:
-    """Grid (2·half+1, 2·half+1, half+1, 2) to which the adjoint of `sample` adds the values (J, K, 2)."""
-    shape = (2 * half + 1, 2 * half + 1, half + 1, 2)
+def insert(grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor, scale: float) -> None:
+    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2)."""
     # Thousands of threads add to a voxel in an order that changes from run to run. Floating-point sums depend
     # on the order, integer sums do not: values are added as multiples of a unit, so that the same values give
     # the same bytes. No sum exceeds the sum of all magnitudes, and the unit is the power of two with which
     # that one just fits. It leaves 2^-61 of it, far below float32's rounding of any voxel that matters.
     magnitude = values.abs().sum(dtype=torch.float64).clamp(min=1e-18)  # keeps 1 / unit within float32
     per_unit = torch.exp2(torch.floor(FIXED_POINT_BITS - torch.log2(magnitude))).to(values.dtype)
-    total = torch.zeros(shape, dtype=torch.int64, device=values.device)
+    total = torch.zeros(grid.shape, dtype=torch.int64, device=values.device)
     if values.numel():
         n_slices, n_points = values.shape[:2]
         blocks = (n_slices, triton.cdiv(n_points, BLOCK.value))
         scaled = (scale * rotations).contiguous()
         with torch.cuda.device_of(values):
             _insert[blocks](  # pyright: ignore[reportIndexIssue]
-                values.contiguous(), scaled, points.contiguous(), per_unit, total, n_points, half
+                values.contiguous(), scaled, points.contiguous(), per_unit, total, n_points, grid.shape[2] - 1
             )
-    return (total.double() / per_unit).to(values.dtype)
+    grid += (total.double() / per_unit).to(values.dtype)

@@ -39,14 +39,21 @@ def sample_grid(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -
 @library.custom_op("cryograd::insert_grid", mutates_args=())
 def insert_grid(values: Tensor, rotations: Tensor, points: Tensor, scale: float, half: int) -> Tensor:
     """Adjoint of `sample_grid`: the half-space grid (2·half+1, 2·half+1, half+1, 2) of values (J, K, 2)."""
+    grid = values.new_zeros((2 * half + 1, 2 * half + 1, half + 1, 2))
+    add_to_grid(grid, values, rotations, points, scale)
+    return grid
+
+
+def add_to_grid(grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor, scale: float) -> None:
+    """Add to a grid what `insert_grid` makes of values."""
     if values.is_cuda:
-        return _cuda_kernels().insert(values, rotations, points, scale, half)
+        _cuda_kernels().insert(grid, values, rotations, points, scale)
+        return
     from cryograd.model import kernels_cpu
 
-    out = kernels_cpu.insert(
-        values.contiguous().numpy(), rotations.contiguous().numpy(), points.numpy(), scale, half
+    kernels_cpu.insert(
+        grid.numpy(), values.contiguous().numpy(), rotations.contiguous().numpy(), points.numpy(), scale
     )
-    return torch.from_numpy(out)
 
 
 def _save_for_sample(ctx, inputs, output) -> None:
@@ -215,6 +222,17 @@ class Projector:
         return insert_grid(
             torch.view_as_real(values.contiguous()), rotations, points, float(self.oversampling), self.half
         )
+
+    def add(self, grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor) -> None:
+        """Add to a grid what `insert` makes of complex values (J, K)."""
+        add_to_grid(
+            grid, torch.view_as_real(values.contiguous()), rotations, points, float(self.oversampling)
+        )
+
+    def empty(self, like: Tensor) -> Tensor:
+        """A grid (D, D, H, 2) of zeros of a complex tensor's type."""
+        d = 2 * self.half + 1
+        return torch.view_as_real(like.new_zeros((d, d, self.half + 1)))
 
 
 def slice_points(

@@ -206,7 +206,8 @@ class Symmetrizer:
         values = unpack_ball_adjoint(volume, self._ball) / len(self.matrices)
         total = torch.zeros_like(volume)
         for on_nodes, rotations in self._by_axes.items():
+            grid = self._projector.empty(values)
             for chunk in self._chunks(rotations, volume):
-                grid = self._projector.insert(values.expand(len(chunk), -1), chunk, points)
-                total = total + self._uncorrect(self._projector.transform_adjoint(grid), on_nodes)
+                self._projector.add(grid, values.expand(len(chunk), -1), chunk, points)
+            total += self._uncorrect(self._projector.transform_adjoint(grid), on_nodes)
         return total

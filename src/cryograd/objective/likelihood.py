@@ -208,10 +208,10 @@ class MarginalLikelihood:
                 )
             )
         del grid, difference
-        power, *misfits = sums.total()
-        weights = self.symmetrised(power / len(batch))
-        del power
-        gradient, *slope = [self._volume(g) * (2.0 / len(batch)) for g in misfits]
+        # The largest arrays of all: each goes when it has been used.
+        totals = sums.total()
+        gradient, *slope = [self._volume(totals.pop(1)) * (2.0 / len(batch)) for _ in totals[1:]]
+        weights = self.symmetrised(totals.pop()[..., 0] / len(batch))
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
@@ -247,8 +247,10 @@ class MarginalLikelihood:
             return weights
         half = weights.shape[2] - 1
         # What insertion spreads beyond the slices' radius counts too.
-        grid = pad(_whole_plane(weights), (0, 2, 2, 2, 2, 2))
-        both = torch.stack([grid, torch.zeros_like(grid)], dim=-1)
+        grid = weights.new_zeros((2 * half + 5, 2 * half + 5, half + 3, 2))
+        within = grid[2:-2, 2:-2, :-2, 0]
+        within.copy_(weights)
+        within[:, :, 0] += weights[:, :, 0].flip(0, 1)
         matrices = torch.as_tensor(self.symmetrizer.matrices, dtype=grid.dtype, device=grid.device)
         k = torch.arange(-half, half + 1, dtype=grid.dtype, device=grid.device)
         ky, kx = torch.meshgrid(k, k[half:], indexing="ij")
@@ -257,7 +259,7 @@ class MarginalLikelihood:
         for plane, kz in zip(mean, k, strict=True):
             near = kx.square() + ky.square() + kz.square() <= (half + 1) ** 2
             points = torch.stack([kx[near], ky[near], kz.expand(int(near.sum()))], dim=1)
-            plane[near] = sample_grid(both, matrices, points, 1.0)[..., 0].mean(dim=0)
+            plane[near] = sample_grid(grid, matrices, points, 1.0)[..., 0].mean(dim=0)
         mean[:, :, 0] *= 0.5
         return mean
 
@@ -291,9 +293,9 @@ class MarginalLikelihood:
 
 
 class _Insertion:
-    """Sums of back-projections, of as many slices at a time as memory allows; the first sum is real.
+    """Sums of back-projections, of as many slices at a time as memory allows.
 
-    Each insertion clears and adds up whole grids: a few large ones cost less than many small ones.
+    Each insertion may clear and add up whole grids: a few large ones cost less than many small ones.
     """
 
     def __init__(self, projector: Projector, points: Tensor) -> None:
@@ -319,13 +321,10 @@ class _Insertion:
         self.held = []
         where = torch.cat(rotations)
         for number, part in enumerate(zip(*slices, strict=True)):
-            inserted = self.projector.insert(torch.cat(part), where, self.points)
-            if number == 0:
-                inserted = inserted[..., 0].contiguous()
+            values = torch.cat(part)
             if number == len(self.sums):
-                self.sums.append(inserted)
-            else:
-                self.sums[number] += inserted
+                self.sums.append(self.projector.empty(values))
+            self.projector.add(self.sums[number], values, where, self.points)
 
 
 def _parts(images: int, poses: Poseset) -> Iterator[slice]:
