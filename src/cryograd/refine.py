@@ -116,8 +116,7 @@ def noise_of_mean(halves: Halves) -> FloatArray:
     for state in halves.states:
         solver, images = state.candidates[0].solver, int(state.posterior.visited.sum())
         assert isinstance(solver, IncrementalState)
-        assert solver.total is not None
-        variance += 0.25 * expected_variance(solver.total.curvature / solver.total.share, images, RIDGE)
+        variance += 0.25 * expected_variance(solver.mean().curvature, images, RIDGE)
     return variance
 
 
@@ -191,9 +190,9 @@ def _assign_poses(plan: Plan, config: Refine, setup: Setup, state: State, step: 
     local = near(setup, state, step, likelihood, found, batch, (number, plan.chunks))
     seen = Quadratic.of(local, state.volume, len(indices) / len(setup.train))
     candidate = state.candidates[0]
-    if number and isinstance(candidate.solver, IncrementalState) and candidate.solver.total is not None:
-        seen = candidate.solver.total + seen
-    candidate = replace(candidate, solver=IncrementalState((), seen))
+    assert isinstance(candidate.solver, IncrementalState)
+    seen = Quadratic.mean([*filter(None, candidate.solver.parts), seen])
+    candidate = replace(candidate, solver=IncrementalState((seen,)))
     if number == plan.chunks - 1:
         candidate = replace(
             candidate,

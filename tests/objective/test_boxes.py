@@ -139,4 +139,4 @@ def test_preconditioned_steps_agree_in_either_box(symmetry: str) -> None:
 def test_states_before_the_first_step_have_the_new_box() -> None:
     volume = torch.zeros(SMALL, SMALL, SMALL)
     assert Preconditioned().init(volume).resized(LARGE).momentum.shape == (LARGE, LARGE, LARGE)
-    assert IncrementalState((), None).resized(LARGE) == IncrementalState((), None)
+    assert IncrementalState(()).resized(LARGE) == IncrementalState(())

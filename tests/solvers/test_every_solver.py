@@ -103,10 +103,13 @@ def test_weights_of_a_smaller_radius_fit_into_those_of_a_larger_one() -> None:
     large = torch.rand(2 * 13 + 1, 2 * 13 + 1, 13 + 1, generator=torch.Generator().manual_seed(1))
     volume = torch.randn(SIZE, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     curvature, linear = torch.zeros(1), torch.zeros(1)
-    both = IncrementalQuadratic(0.5, small, curvature, linear) + IncrementalQuadratic(
-        0.5, large, curvature, linear
+    both = IncrementalQuadratic.mean(
+        [
+            IncrementalQuadratic(0.1, small, curvature, linear),
+            IncrementalQuadratic(0.3, large, curvature, linear),
+        ]
     )
-    apart = likelihood.normal(small, volume) + likelihood.normal(large, volume)
+    apart = 0.25 * likelihood.normal(small, volume) + 0.75 * likelihood.normal(large, volume)
     assert both.weights.shape == large.shape
     assert torch.allclose(
         likelihood.normal(both.weights, volume), apart, atol=1e-4 * float(apart.abs().max())

@@ -1,11 +1,11 @@
 """Newton steps on a running quadratic: each minibatch's gradient, carried along by its curvature."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from cryograd.fourier import resize_spectrum, resize_volume
 from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
@@ -14,12 +14,12 @@ from cryograd.solvers.protocol import Local, Move, Takes
 
 @dataclass(frozen=True)
 class Quadratic:
-    """½ ⟨V, H V⟩ − ⟨c, V⟩, summed over minibatches.
+    """½ ⟨V, H V⟩ − ⟨c, V⟩, a mean over images.
 
     Parameters
     ----------
     share
-        Of the images that the sum is over.
+        Of all images that the mean is over.
     weights
         Sufficient statistic of H; a half-space grid (2m + 1, 2m + 1, m + 1, ...) where it grows with the
         radius.
@@ -38,82 +38,81 @@ class Quadratic:
     def of(local: Local, volume: Tensor, share: float) -> "Quadratic":
         """What a minibatch with a share of the images says near the volume that it was evaluated at."""
         linear = local.normal(local.weights, volume) - local.gradient
-        return Quadratic(1.0, local.weights, local.curvature, linear) * share
+        return Quadratic(share, local.weights, local.curvature, linear)
 
     def newton_step(
         self, volume: Tensor, local: Local, floor: float, iterations: int, tolerance: float
     ) -> Tensor:
-        """d with V − d the minimum of the mean over the images and the prior, by conjugate gradients."""
-        every = self * (1.0 / self.share)
-        precision = local.precision(every.curvature)
-        inverse = inverse_curvature(every.curvature + precision, local.spectrum, floor)
+        """d with V − d the minimum together with the prior, by conjugate gradients."""
+        precision = local.precision(self.curvature)
+        inverse = inverse_curvature(self.curvature + precision, local.spectrum, floor)
 
         def hessian(v: Tensor) -> Tensor:
-            return local.normal(every.weights, v) + local.prior(precision, v)
+            return local.normal(self.weights, v) + local.prior(precision, v)
 
         return conjugate_gradient(
             hessian,
-            hessian(volume) - every.linear,
+            hessian(volume) - self.linear,
             lambda residual: local.spectrum.scaled(residual, inverse),
             iterations,
             tolerance,
         )
 
-    def __add__(self, other: "Quadratic") -> "Quadratic":
-        return Quadratic(
-            self.share + other.share,
-            _sum(self.weights, other.weights),
-            self.curvature + other.curvature,
-            self.linear + other.linear,
+    @staticmethod
+    def mean(parts: Sequence["Quadratic"]) -> "Quadratic":
+        """The mean over all images of some parts, whose weights may be of several radii."""
+        share, widest = sum(part.share for part in parts), max(parts, key=lambda part: part.weights.numel())
+        total = Quadratic(
+            share,
+            torch.zeros_like(widest.weights, dtype=torch.promote_types(widest.weights.dtype, torch.float32)),
+            torch.zeros_like(widest.curvature),
+            torch.zeros_like(widest.linear),
         )
-
-    def __mul__(self, factor: float) -> "Quadratic":
-        return Quadratic(
-            factor * self.share, factor * self.weights, factor * self.curvature, factor * self.linear
-        )
+        for part in parts:
+            within = _within(total.weights, part.weights.shape)
+            within.add_(part.weights, alpha=part.share / share)
+            total.curvature.add_(part.curvature, alpha=part.share / share)
+            total.linear.add_(part.linear, alpha=part.share / share)
+        return total
 
     def to(self, device: torch.device) -> "Quadratic":
-        """The sum with its tensors on a device."""
+        """The same with its tensors on a device."""
         parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
         return Quadratic(self.share, *parts)
 
     def in_type(self, dtype: torch.dtype) -> "Quadratic":
-        """The sum with its weights in another type."""
+        """The same with its weights in another type."""
         return Quadratic(self.share, self.weights.to(dtype), self.curvature, self.linear)
 
     def resized(self, size: int) -> "Quadratic":
-        """The sum over maps of another box whose coefficients are the same."""
+        """The same over maps of another box whose coefficients are the same."""
         curvature = resize_spectrum(self.curvature, size) * (size / len(self.linear)) ** 3
         return Quadratic(self.share, self.weights, curvature, resize_volume(self.linear, size))
 
 
 @dataclass(frozen=True)
 class IncrementalState:
-    """The quadratic of each minibatch at its last visit, None before its first, and their sum."""
+    """The quadratic of each minibatch at its last visit; None before its first."""
 
     parts: tuple[Quadratic | None, ...]
-    total: Quadratic | None
 
     def to(self, device: torch.device) -> "IncrementalState":
         """The state with its tensors on a device."""
-        return IncrementalState(
-            tuple(part and part.to(device) for part in self.parts), self.total and self.total.to(device)
-        )
+        return IncrementalState(tuple(part and part.to(device) for part in self.parts))
 
     def resized(self, size: int) -> "IncrementalState":
         """The state for maps of another box."""
-        return IncrementalState(
-            tuple(part and part.resized(size) for part in self.parts), self.total and self.total.resized(size)
-        )
+        return IncrementalState(tuple(part and part.resized(size) for part in self.parts))
 
-    def replaced(
-        self, number: int, minibatches: int, seen: Quadratic, dtype: torch.dtype
-    ) -> "IncrementalState":
-        """The state with a new quadratic of one of the minibatches, kept with weights of a type."""
+    def replaced(self, number: int, minibatches: int, seen: Quadratic) -> "IncrementalState":
+        """The state with a new quadratic of one of the minibatches."""
         parts = list(self.parts or (None,) * minibatches)
-        total = seen if self.total is None else self.total + seen
-        before, parts[number] = parts[number], seen.in_type(dtype)
-        return IncrementalState(tuple(parts), total if before is None else total + before * -1.0)
+        parts[number] = seen
+        return IncrementalState(tuple(parts))
+
+    def mean(self) -> Quadratic:
+        """What all minibatches seen say. It is not kept: it would be the largest part of a refinement."""
+        return Quadratic.mean([part for part in self.parts if part is not None])
 
 
 @dataclass(frozen=True)
@@ -147,25 +146,22 @@ class Incremental:
     def init(self, volume: Tensor) -> IncrementalState:
         """State before the first step."""
         del volume
-        return IncrementalState((), None)
+        return IncrementalState(())
 
     def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
         """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
         number, minibatches = local.minibatch
-        share, dtype = 1.0 / minibatches, local.weights.dtype
-        kept = self.kept or dtype
-        # All that follows has the weights that are kept: c too, lest V ends where the gradients do not
-        # vanish, and the sum, lest something stays when they are taken out again.
-        weights = (share * local.weights).to(kept).to(dtype) / share
-        seen = Quadratic.of(replace(local, weights=weights), volume, share)
-        state = state.replaced(number, minibatches, seen, kept)
-        total = state.total
-        assert total is not None
-        mean = float(total.curvature[local.spectrum.open].mean()) / total.share
-        if mean == 0.0:
+        kept = self.kept or local.weights.dtype
+        # c has the weights that are kept, too, lest V ends where the gradients do not vanish.
+        local = replace(local, weights=local.weights.to(kept).to(local.weights.dtype))
+        seen = Quadratic.of(local, volume, 1.0 / minibatches).in_type(kept)
+        state = state.replaced(number, minibatches, seen)
+        mean = state.mean()
+        bend = float(mean.curvature[local.spectrum.open].mean())
+        if bend == 0.0:
             return Move(volume, state, 0.0)
-        step = total.newton_step(volume, local, self.floor, self.iterations, self.tolerance)
-        return Move(volume - local.rate * step, state, local.rate / mean)
+        step = mean.newton_step(volume, local, self.floor, self.iterations, self.tolerance)
+        return Move(volume - local.rate * step, state, local.rate / bend)
 
 
 def quadratic_bytes(size: int, radius: float, weight: int = 4) -> int:
@@ -174,16 +170,9 @@ def quadratic_bytes(size: int, radius: float, weight: int = 4) -> int:
     return weight * (2 * half + 1) ** 2 * (half + 1) + 4 * (size**2 * (size // 2 + 1) + size**3)
 
 
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of two statistics, of which one may be of a smaller radius."""
-    if a.shape == b.shape:
-        return a + b
-    half = max(a.shape[2], b.shape[2]) - 1
-    return _widened(a, half) + _widened(b, half)
-
-
-def _widened(weights: Tensor, half: int) -> Tensor:
-    """A half-space grid with zeros around it."""
-    more = half - (weights.shape[2] - 1)
-    behind = [0, 0] * (weights.dim() - 3)
-    return pad(weights, (*behind, 0, more, more, more, more, more)) if more else weights
+def _within(weights: Tensor, shape: torch.Size) -> Tensor:
+    """The part of a half-space grid of weights that those of a shape, maybe of a smaller radius, take."""
+    if weights.shape == shape:
+        return weights
+    margin = weights.shape[2] - shape[2]
+    return weights[margin:-margin, margin:-margin, : shape[2]]
