@@ -1,7 +1,5 @@
 """The two halves of the particles, and what a refinement in them asks of particles and options."""
 
-import math
-
 import numpy as np
 
 from cryograd.config import HalfSetRun
@@ -10,8 +8,8 @@ from cryograd.errors import CryogradError
 from cryograd.objective.ctf_refinement import refuse_corrected
 from cryograd.setup import final_radius
 
-# Images of a half-set whose poses the last pass finds at a time, and the fewest in a half-set.
-CHUNK, FEWEST = 500, 10
+# The fewest images of a half-set.
+FEWEST = 10
 
 
 def check(particles: Particles, config: HalfSetRun) -> tuple[tuple[np.ndarray, np.ndarray], float]:
@@ -30,14 +28,12 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
         half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
     first, second = (np.flatnonzero(half == number) for number in (1, 2))
     few, many = sorted((len(first), len(second)))
-    # The last pass takes both in equally many parts.
-    least = max(FEWEST, math.ceil(many / CHUNK))
     remedy = "correct or remove the column rlnRandomSubset"
     if particles.half_set is None:
-        remedy = f"give {2 * least} particles or more"
+        remedy = f"give {2 * FEWEST} particles or more"
     elif few == 0 or few + many < len(particles):
         raise CryogradError("the half-sets are not 1 and 2 with particles in both", particles.source, remedy)
-    if few < least:
-        what = f"too few particles for two half-sets: {few} and {many}, and {least} are needed in each"
+    if few < FEWEST:
+        what = f"too few particles for two half-sets: {few} and {many}, and {FEWEST} are needed in each"
         raise CryogradError(what, particles.source, remedy)
     return first, second

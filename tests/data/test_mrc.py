@@ -1,4 +1,3 @@
-import pickle
 import struct
 import time
 from pathlib import Path
@@ -10,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryograd.data.mrc import (
-    StackCache,
     StackWriter,
     map_stack,
     read_header,
@@ -212,18 +210,6 @@ def test_stack_writer_appends_and_is_atomic(tmp_path: Path) -> None:
 def test_stack_of_another_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="float64"):
         StackWriter(tmp_path / "a.mrcs", 1, 4, 1.0, np.float64)
-
-
-def test_cache_forgets_the_oldest_and_pickles_empty(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i}.mrcs" for i in range(3)]
-    for i, path in enumerate(paths):
-        write_stack(path, np.full((1, 2, 2), i, np.float32), 1.0)
-    cache = StackCache(limit=2)
-    first = cache[paths[0]]
-    assert cache[paths[0]] is first
-    assert [cache[path][0, 0, 0] for path in paths[1:]] == [1.0, 2.0]
-    assert cache[paths[0]] is not first
-    assert len(pickle.dumps(cache)) < 500
 
 
 def test_real_stack(shared_data: Path) -> None:

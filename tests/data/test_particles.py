@@ -124,6 +124,14 @@ def test_select_keeps_rows_together(make_star: Maker, images: np.ndarray) -> Non
     np.testing.assert_array_equal(particles.select(particles.defocus_u > 10002).defocus_u, [10003, 10004])
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_images_that_were_read_do_not_stay_in_memory(make_star: Maker) -> None:
+    particles = read_particles(make_star())
+    images = particles.images([0])
+    assert images.any()
+    assert "a.mrcs" not in Path("/proc/self/maps").read_text()
+
+
 def test_particles_can_be_sent_to_another_process(make_star: Maker, images: np.ndarray) -> None:
     particles = read_particles(make_star())
     particles.images([0])

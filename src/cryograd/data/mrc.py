@@ -5,7 +5,6 @@ opened "permissively": a file that is not what its header says is an error that 
 """
 
 import os
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -155,26 +154,6 @@ def map_stack(path: Path) -> NDArray:
     """
     header = read_header(path)
     return np.memmap(header.path, dtype=header.dtype, mode="r", offset=header.offset, shape=header.shape)
-
-
-class StackCache:
-    """Memory maps of the stacks last used, at most ``limit``, because each holds a file descriptor."""
-
-    def __init__(self, limit: int = 128) -> None:
-        self.limit = limit
-        self._maps: OrderedDict[Path, NDArray] = OrderedDict()
-
-    def __getitem__(self, path: Path) -> NDArray:
-        if path not in self._maps:
-            self._maps[path] = map_stack(path)
-            if len(self._maps) > self.limit:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(path)
-        return self._maps[path]
-
-    def __reduce__(self) -> tuple[type["StackCache"], tuple[int]]:
-        # A pickled memory map is a copy of the whole stack: another process opens its own.
-        return StackCache, (self.limit,)
 
 
 def read_map(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.float32], float]:

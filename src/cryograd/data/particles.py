@@ -1,8 +1,8 @@
-"""A particle set: metadata in Å and radians, and images read on demand from memory-mapped stacks."""
+"""A particle set: metadata in Å and radians, and images read on demand."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cryograd.data.mrc import StackCache, read_header
+from cryograd.data.mrc import map_stack, read_header
 from cryograd.data.optics import Optics
 from cryograd.errors import CryogradError
 
@@ -101,7 +101,6 @@ class Particles:
     optics_table: "pd.DataFrame"
     source: Path
     invert_contrast: bool = False
-    _cache: StackCache = field(default_factory=StackCache, repr=False, compare=False)
 
     @property
     def extent(self) -> float:
@@ -164,7 +163,8 @@ class Particles:
         images = np.empty((len(chosen), box, box), dtype=np.float32)
         for stack in np.unique(self.stack_index[chosen]):
             here = self.stack_index[chosen] == stack
-            images[here] = self._cache[self.stacks[stack]][self.image_index[chosen[here]]]
+            # Not mapped for longer: what was read once would stay in memory.
+            images[here] = map_stack(self.stacks[stack])[self.image_index[chosen[here]]]
         self._check_values(chosen, images)
         factor = -self.sign[chosen] if self.invert_contrast else self.sign[chosen]
         images *= factor[:, None, None]
