@@ -1,6 +1,5 @@
 """Refinement of two halves from a low-pass filtered map, scored against the truth."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,64 +9,38 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryograd.cli.molecule import SYMMETRY, molecule
-from cryograd.config import Refine
 from cryograd.data.cache import MASK_EDGE
 from cryograd.data.mrc import write_map, write_stack
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
-from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, lowpass_volume, quick_size
 from cryograd.half_sets import half_sets
-from cryograd.halves import MARGIN, SCALE_WIDTH, Halves, Plan, prepare
+from cryograd.halves import MARGIN, Halves, prepare
 from cryograd.minibatch import whitened
 from cryograd.model.symmetry import group_matrices
-from cryograd.posterior_table import PosteriorTable
 from cryograd.refine import noise_of_mean, refine
-from cryograd.solvers.incremental import quadratic_bytes
 from cryograd.state import full_volume
 from cryograd.validation.fsc import fsc, resolution_at
 from cryograd.validation.half_maps import examine_half_maps
 from cryograd.validation.standard_error import standard_error
-
-BOX, PIXEL, N = 32, 6.0, 240
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("refined")
-    write_map(folder / "start.mrc", molecule(BOX, PIXEL), PIXEL)
-    return folder
+from refinement import BOX, PIXEL, N, configuration, run, simulated
 
 
 @pytest.fixture(scope="module")
-def particles(folder: Path) -> Particles:
-    group = Optics("one", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)
-    truth = molecule(BOX, PIXEL)
-    return simulate(truth, PIXEL, Simulation(N, (group,), snr=0.3, seed=5), folder)
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
+    return simulated(tmp_path_factory.mktemp("simulated"))
+
+
+@pytest.fixture(scope="module")
+def folder(particles: Particles) -> Path:
+    return particles.source.parent
 
 
 @pytest.fixture
 def growing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spectrum opens slowly enough for maps to begin in a smaller box."""
     monkeypatch.setattr("cryograd.halves.MARGIN", 2.0)
-
-
-def configuration(folder: Path, **options) -> Refine:
-    given = {
-        "particles": folder / "particles.star",
-        "output": folder / "run",
-        "volume": folder / "start.mrc",
-        "symmetry": SYMMETRY,
-        "minibatch": 30,
-        "start_resolution": 40.0,
-        "max_shift": 12.0,
-    }
-    return Refine(**(given | options))
-
-
-def run(particles: Particles, config: Refine) -> list[Halves]:
-    return list(refine(particles, config))
 
 
 def resolution(halves: Halves) -> float:
@@ -228,60 +201,6 @@ def test_relaxed_symmetry_finds_the_equivalent_that_is_right(particles: Particle
     assert np.mean(errors(images.rotations, final.posterior.rotations, "C1") < 15.0) > 0.8
 
 
-def test_known_poses_are_asked_for(particles: Particles, folder: Path) -> None:
-    bare = replace(particles, rotations=None, shifts=None)
-    for option in ({"use_poses": True}, {"local": True}, {"relax_symmetry": "D2"}):
-        with pytest.raises(CryogradError, match="no poses"):
-            prepare(bare, configuration(folder, **option))
-
-
-def test_the_scales_of_images_are_found(particles: Particles, folder: Path) -> None:
-    """Half of the images have 0.6 of the signal that the others have."""
-    weak = np.arange(N) % 2 == 1
-    images = np.asarray(particles.images(np.arange(N)), dtype=np.float32).copy()
-    noise = np.random.default_rng(3).normal(scale=images[:, :4].std(), size=images.shape)
-    # Less signal at the same power of the noise.
-    images[weak] = 0.6 * images[weak] + np.sqrt(1.0 - 0.36) * noise[weak].astype(np.float32)
-    write_stack(folder / "weak.mrcs", images, PIXEL)
-    faded = replace(particles, stacks=(folder / "weak.mrcs",))
-    *_, final = run(faded, configuration(folder, passes=1.0))
-    found = final.posterior.scales(SCALE_WIDTH)
-    assert found.mean() == pytest.approx(1.0)
-    assert np.median(found[weak]) / np.median(found[~weak]) == pytest.approx(0.6, abs=0.12)
-
-
-def test_the_scales_of_groups_are_found(particles: Particles, folder: Path) -> None:
-    """Micrographs have 0.7 to 1.3 of the mean signal, and some images of each are noise."""
-    micrograph, of_micrograph = np.arange(N) % 4, np.array([0.7, 0.9, 1.1, 1.3])
-    junk = np.arange(N) // 4 % 10 == 0
-    scale = np.where(junk, 0.0, of_micrograph[micrograph] / of_micrograph.max())[:, None, None]
-    images = np.asarray(particles.images(np.arange(N)), dtype=np.float32)
-    noise = np.random.default_rng(4).normal(scale=images[:, :4].std(), size=images.shape)
-    faded = (scale * images + np.sqrt(1.0 - scale**2) * noise).astype(np.float32)
-    write_stack(folder / "faded.mrcs", faded, PIXEL)
-    table = particles.table.assign(rlnMicrographName=[f"m{number}.mrc" for number in micrograph])
-    given = replace(particles, stacks=(folder / "faded.mrcs",), table=table)
-    *_, final = run(given, configuration(folder, passes=1.0))
-    found = final.posterior.scales(SCALE_WIDTH, given.scale_group)
-    means = np.array([found[(micrograph == number) & ~junk].mean() for number in range(4)])
-    np.testing.assert_allclose(means / means.mean(), of_micrograph, atol=0.05)
-    assert np.median(found[junk]) < 0.6
-
-
-def test_the_scale_of_a_group_helps_its_images() -> None:
-    """Each of them tells its own scale to 0.3 only. One that is junk still shows it."""
-    rng = np.random.default_rng(5)
-    group = np.repeat(np.arange(6), 40)
-    truth = np.linspace(0.7, 1.3, 6)[group]
-    energy = np.full(240, 5.0)
-    energy[0], truth[0] = 20.0, 0.0
-    match = truth * energy + rng.normal(scale=np.sqrt(energy / 2.0))
-    table = replace(PosteriorTable.empty(240), match=match, energy=energy)
-    errors = [np.std((table.scales(SCALE_WIDTH, g) - truth)[1:]) for g in (None, group)]
-    assert errors[1] < 0.85 * errors[0]
-    assert table.scales(SCALE_WIDTH, group)[0] < 0.4
-
-
 def test_the_defocus_of_particles_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the particles are wrong by 500 Å, which 10 Å hardly show: a standard error of 160 Å."""
     box, pixel, n = 48, 3.0, 120
@@ -320,15 +239,6 @@ def test_masks_of_images_leave_room_for_what_defocus_spreads(particles: Particle
         np.testing.assert_allclose(loaded.area, np.square(mask).mean(axis=(1, 2)), rtol=1e-3)
 
 
-def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:
-    write_map(folder / "large.mrc", 1000.0 * molecule(BOX, PIXEL), PIXEL)
-    starts = [
-        prepare(particles, configuration(folder, volume=folder / name))[2].volume
-        for name in ("start.mrc", "large.mrc")
-    ]
-    assert float((starts[0] - starts[1]).norm() / starts[0].norm()) < 1e-4
-
-
 def test_the_spectrum_opens_by_what_the_halves_agree_on(particles: Particles, folder: Path) -> None:
     states = run(particles, configuration(folder, passes=0.5))
     start = BOX * PIXEL / 40.0
@@ -364,101 +274,3 @@ def test_the_box_grows_with_the_radius_and_changes_little(
         well = slice(1, int(0.8 * a.states[0].radius))
         assert fsc(density, expected)[1][well].min() > 0.95
         assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.02)
-
-
-def test_half_sets_of_the_file_are_kept(particles: Particles) -> None:
-    named = replace(particles, half_set=np.where(np.arange(N) < 100, 2, 1))
-    first, second = half_sets(named, 0)
-    assert second.tolist() == list(range(100))
-    assert len(first) == N - 100
-    drawn = half_sets(replace(particles, half_set=None), 0)
-    assert sorted(np.concatenate(drawn)) == list(range(N))
-    assert abs(len(drawn[0]) - len(drawn[1])) <= 1
-
-
-@pytest.mark.parametrize("half", [np.ones(N, dtype=int), np.arange(N) % 3])
-def test_half_sets_that_are_none_are_refused(particles: Particles, half: np.ndarray) -> None:
-    with pytest.raises(CryogradError, match="half-sets"):
-        half_sets(replace(particles, half_set=half), 0)
-
-
-@pytest.mark.parametrize("number", [1, 19])
-def test_too_few_particles_for_two_half_sets_are_refused(particles: Particles, number: int) -> None:
-    some = particles.select(np.arange(number))
-    with pytest.raises(CryogradError, match="too few particles for two half-sets") as error:
-        half_sets(replace(some, half_set=None), 0)
-    assert error.value.remedy == "give 20 particles or more"
-
-
-def test_a_half_set_that_is_too_small_is_refused(particles: Particles) -> None:
-    for number, refused in ((9, True), (10, False)):
-        uneven = replace(particles, half_set=np.where(np.arange(N) < number, 1, 2))
-        with pytest.raises(CryogradError, match="rlnRandomSubset") if refused else nullcontext():
-            half_sets(uneven, 0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_resolution": 11.0}, "Nyquist"),
-        ({"start_resolution": 20.0, "max_resolution": 60.0}, "start resolution"),
-        ({"start_resolution": 12.0}, "start resolution"),
-        ({"max_resolution": 500.0}, "start resolution"),
-    ],
-)
-def test_resolutions_that_do_not_fit_are_refused(
-    particles: Particles, folder: Path, options: dict[str, float], message: str
-) -> None:
-    with pytest.raises(CryogradError, match=message):
-        prepare(particles, configuration(folder, **options))
-
-
-def test_maps_that_are_empty_or_of_another_box_are_refused(particles: Particles, folder: Path) -> None:
-    write_map(folder / "empty.mrc", np.zeros((BOX, BOX, BOX), dtype=np.float32), PIXEL)
-    with pytest.raises(CryogradError, match="empty"):
-        prepare(particles, configuration(folder, volume=folder / "empty.mrc"))
-    write_map(folder / "small.mrc", molecule(16, PIXEL), PIXEL)
-    with pytest.raises(CryogradError, match="the map's box is 96"):
-        prepare(particles, configuration(folder, volume=folder / "small.mrc"))
-
-
-def test_halves_of_any_sizes_take_as_many_minibatches(particles: Particles, folder: Path) -> None:
-    uneven = replace(particles, half_set=np.where(np.arange(N) < 70, 2, 1))
-    for solver in ("incremental", "preconditioned"):
-        setups, plan, _ = prepare(uneven, configuration(folder, solver=solver, minibatch=20))
-        assert plan.minibatches == 4
-        for setup in setups:
-            assert len(setup.partition) == 4
-            assert sorted(np.concatenate(setup.partition)) == setup.train.tolist()
-
-
-def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
-    particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cryograd import halves
-
-    radius = BOX / 2 - 1.0
-    room = quadratic_bytes(BOX, radius) + 3.5 * quadratic_bytes(BOX, radius, weight=2)
-    monkeypatch.setattr(halves, "MEMORY_BYTES", 2 * int(room))
-    _, plan, _ = prepare(particles, configuration(folder, minibatch=10))
-    assert plan.minibatches == 3
-    assert plan.stages.count("refine") == 10
-
-
-@pytest.mark.parametrize(("passes", "first"), [(0.5, 2), (1.0, 4), (1.5, 4), (2.0, 4), (3.0, 8)])
-def test_a_whole_pass_is_made_with_the_ctfs_that_were_found(passes: float, first: int) -> None:
-    plan = Plan(passes, 4, 3, True, 4.0, 15.0, False)
-    names = ["refine", "ctf", "refine", "ctf", "poses"]
-    lengths = [first, 3, 4, 3, 3]
-    assert list(plan.stages) == np.repeat(names, lengths).tolist()
-    plain = Plan(passes, 4, 3, False, 4.0, 15.0, False)
-    assert list(plain.stages) == ["refine"] * round(4 * passes) + ["poses"] * 3
-
-
-def test_a_step_falls_in_the_last_pass_alone() -> None:
-    plan = Plan(2.0, 5, 3, False, 4.0, 15.0, True)
-    assert Plan(2.0, 5, 3, True, 4.0, 15.0, True).rate(9) == plan.rate(9)
-    assert [plan.rate(i) for i in range(6)] == [1.0] * 6
-    assert plan.rate(9) == pytest.approx(1.0 / 2.2)
-    assert Plan(0.5, 10, 3, False, 4.0, 15.0, True).rate(0) == 1.0
-    assert Plan(2.0, 5, 3, False, 4.0, 15.0, False).rate(9) == 1.0
