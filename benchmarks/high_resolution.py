@@ -7,7 +7,6 @@ A map is compared with the truth in the run's own mask: the half maps must claim
 the truth says. Angles are given in units of one pixel seen from the centre at the particle's edge.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from cryograd.validation.alignment import align
 from cryograd.validation.gold_standard import gold_standard
 from cryograd.validation.pose_error import pose_error
 from runs import processor_seconds
-from simulated import EXTENT, MAX_SHIFT, PRIOR, SYMMETRY, density
+from simulated import EXTENT, MAX_SHIFT, PRIOR, SYMMETRY, density, parser_of
 
 
 def edge_radius(truth: np.ndarray) -> float:
@@ -57,16 +56,11 @@ def score(folder: Path, simulated: Path, symmetry: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("structures", type=Path)
-    parser.add_argument("ribosome", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--molecules", nargs="+", choices=list(SYMMETRY), default=list(SYMMETRY))
+    parser = parser_of(__doc__)
     parser.add_argument("--box", type=int, default=128)
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = []
     for name in options.molecules:

@@ -101,15 +101,21 @@ def run(name: str, truth: np.ndarray, particles: int, seed: int, folder: Path) -
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of all benchmarks on these molecules."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("ribosome", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--molecules", nargs="+", choices=list(SYMMETRY), default=list(SYMMETRY))
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--boxes", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = []
     for name in options.molecules:
