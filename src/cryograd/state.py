@@ -42,7 +42,9 @@ class Candidate:
     evidence
         Running mean log evidence per coefficient.
     unfiltered
-        The likeliest map at the last poses, without prior, constraint and mask, (W, W, W); None before.
+        In a refinement the map that the latest step made, with the prior, before it was masked, constrained
+        and cut to become V; after the last iteration the likeliest map at the last poses, without the prior
+        too. (W, W, W); None before the first step, and ab initio.
     share
         Fraction of the images that belongs to it; starts do not share them.
     """
