@@ -215,7 +215,8 @@ def test_the_defocus_of_particles_is_found(folder: Path, monkeypatch: pytest.Mon
     stages = [*["refine"] * 4, *["ctf"] * 2, *["refine"] * 4, *["ctf"] * 2, *["poses"] * 2]
     assert [row["stage"] for row in final.history] == stages
     change = final.posterior.defocus_change
-    # The map that half of the images gave a wrong defocus draws the others along.
+    # The median is +50 Å, with a standard error of 18 Å by the particles' scatter. It is +39 Å where none is
+    # wrong: the wrong ones draw the others along by 11 Å only.
     assert abs(np.median(change[~wrong])) < 80.0
     # The first map is made with the wrong values: found from it alone, they are less than 200 Å better.
     assert np.median(change[wrong]) < -210.0
