@@ -68,6 +68,8 @@ def _single(matrix: np.ndarray) -> Tensor:
 
 def _products(matrix: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Columns (W, 1) and (L, 1) of functions whose products add up to a matrix (W, L)."""
+    # Without distortion. The decomposition would add a quarter to the time of 256 images of 128 px, and
+    # 4 % at 256 px.
     if np.all(matrix == 1.0):
         yield np.ones((len(matrix), 1)), np.ones((matrix.shape[1], 1))
         return
