@@ -15,7 +15,7 @@ LONGEST_FILE = 400
 # each other.
 LAYERS = [
     {"__init__"},
-    {"errors", "threads", "atomic"},
+    {"errors", "threads", "atomic", "heap"},
     {"config"},
     {"fourier", "rotations"},
     {"solvers"},

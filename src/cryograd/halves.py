@@ -42,9 +42,8 @@ from cryograd.solvers.protocol import Solver
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, State
 
-# Three digits of a minibatch's weights are enough for how its gradient ages.
 SOLVERS: dict[str, Solver] = {
-    "incremental": Incremental(kept=torch.bfloat16),
+    "incremental": Incremental(),
     "preconditioned": Preconditioned(),
     "em": EM(),
 }

@@ -17,6 +17,7 @@ from cryograd.config import Refine
 from cryograd.data.particles import Particles
 from cryograd.fourier import lowpass_volume, quick_size, radius_grid
 from cryograd.halves import EDGE, Halves, Plan, prepare
+from cryograd.heap import trim
 from cryograd.minibatch import (
     Reading,
     at_scale_one,
@@ -84,8 +85,11 @@ def refine(
     CryogradError
         An image, the map, the mask or an option does not fit.
     """
-    setups, plan, start = prepare(particles, config, reading)
-    halves = start if resume is None else resume.to(start.volume.device)
+    setups, plan, halves = prepare(particles, config, reading)
+    if resume is not None:
+        halves = resume.to(halves.volume.device)
+    # Held on to, it would be in memory all along.
+    del resume
     while halves.iteration < plan.total:
         began = time.perf_counter()
         step = plan.step(halves, len(setups[0].partition[0]))
@@ -99,11 +103,12 @@ def refine(
             "poses": partial(_assign_poses, plan, config),
         }[step.stage]
         ratio = _noise_to_signal(halves)
-        first, second = (
-            change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
-        )
+        changed = []
+        for setup, state in zip(setups, halves.states, strict=True):
+            changed.append(change(setup, state, step, ratio))
+            trim()
         given = None if shared is None else shared[halves.iteration]
-        halves = _together(halves, (first, second), time.perf_counter() - began, given)
+        halves = _together(halves, (changed[0], changed[1]), time.perf_counter() - began, given)
         yield halves
 
 

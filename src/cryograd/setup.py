@@ -79,7 +79,9 @@ class Setup:
     def likelihood(self, radius: float, size: int | None = None) -> MarginalLikelihood:
         """The likelihood at a radius, of maps in the images' box or in another of the same extent."""
         box = size or self.images.size
-        return MarginalLikelihood(box, self.images.extent, radius, self.symmetry, self.precision)
+        # Three digits are enough for how the gradient of each minibatch ages, where all are kept.
+        weights = torch.bfloat16 if self.solver.takes == "parts" else None
+        return MarginalLikelihood(box, self.images.extent, radius, self.symmetry, self.precision, weights)
 
 
 @dataclass(frozen=True)

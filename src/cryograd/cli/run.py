@@ -118,11 +118,13 @@ def drive(
         try:
             for number in range(saved.engine, len(engines)):
                 engine = engines[number]
-                before = engine.restore(saved.state) if number == saved.engine and saved.state else None
-                if before is not None:
-                    folder.rewrite_log([*log, *before.history])
-                state = before
-                for state in engine.run(before, progress.reading):
+                state = engine.restore(saved.state) if number == saved.engine and saved.state else None
+                # What was read is in the state now, which goes when the next is there.
+                saved.state.clear()
+                if state is not None:
+                    folder.rewrite_log([*log, *state.history])
+                states = engine.run(state, progress.reading)
+                for state in states:
                     folder.append_log(state.history[-1])
                     progress.show(state)
                     if schedule.due() or stop.requested:

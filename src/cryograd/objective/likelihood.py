@@ -121,6 +121,8 @@ class MarginalLikelihood:
         Point group.
     precision
         Of the exhaustive products, as in `matmul_precision`.
+    weights
+        Type of the weights of evaluations; None for the volume's.
     """
 
     size: int
@@ -128,6 +130,7 @@ class MarginalLikelihood:
     radius: float
     symmetry: str = "C1"
     precision: str = "highest"
+    weights: torch.dtype | None = None
     block: int = field(default=8, repr=False)
 
     @cached_property
@@ -212,12 +215,13 @@ class MarginalLikelihood:
         totals = sums.total()
         gradient, *slope = [self._volume(totals.pop(1)) * (2.0 / len(batch)) for _ in totals[1:]]
         weights = self.symmetrised(totals.pop()[..., 0] / len(batch))
+        curvature, weights = self.curvature(weights), weights.to(self.weights or weights.dtype)
         support, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
         return Evaluation(
             -float((batch.weights.double() * every.log_evidence).mean()),
             gradient,
-            self.curvature(weights),
+            curvature,
             slope[0] if slope else None,
             weights,
             support,
@@ -236,7 +240,9 @@ class MarginalLikelihood:
 
     def _volume(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`, shape (L, L, L)."""
-        return self.symmetrizer.adjoint(self.projector.transform_adjoint(grid))
+        volume = self.projector.transform_adjoint(grid)
+        del grid
+        return self.symmetrizer.adjoint(volume)
 
     def symmetrised(self, weights: Tensor) -> Tensor:
         """Average over the point group of Pᵀa on the padded grid, (G, G, H), interpolated linearly.

@@ -1,7 +1,7 @@
 """Newton steps on a running quadratic: each minibatch's gradient, carried along by its curvature."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -80,10 +80,6 @@ class Quadratic:
         parts = (t.to(device) for t in (self.weights, self.curvature, self.linear))
         return Quadratic(self.share, *parts)
 
-    def in_type(self, dtype: torch.dtype) -> "Quadratic":
-        """The same with its weights in another type."""
-        return Quadratic(self.share, self.weights.to(dtype), self.curvature, self.linear)
-
     def resized(self, size: int) -> "Quadratic":
         """The same over maps of another box whose coefficients are the same."""
         curvature = resize_spectrum(self.curvature, size) * (size / len(self.linear)) ** 3
@@ -132,8 +128,6 @@ class Incremental:
         Of conjugate gradients for H̄⁻¹; they look at no image.
     floor
         Least curvature of their preconditioner as a fraction of its mean over the open frequencies.
-    kept
-        Type in which the minibatches' weights are kept; None for their own.
     """
 
     takes: ClassVar[Takes] = "parts"
@@ -141,7 +135,6 @@ class Incremental:
     iterations: int = 8
     tolerance: float = 0.03
     floor: float = 0.02
-    kept: torch.dtype | None = None
 
     def init(self, volume: Tensor) -> IncrementalState:
         """State before the first step."""
@@ -151,11 +144,7 @@ class Incremental:
     def step(self, state: IncrementalState, volume: Tensor, local: Local) -> Move:
         """Put the minibatch's quadratic in the place of its last one, and step to the minimum of the sum."""
         number, minibatches = local.minibatch
-        kept = self.kept or local.weights.dtype
-        # c has the weights that are kept, too, lest V ends where the gradients do not vanish.
-        local = replace(local, weights=local.weights.to(kept).to(local.weights.dtype))
-        seen = Quadratic.of(local, volume, 1.0 / minibatches).in_type(kept)
-        state = state.replaced(number, minibatches, seen)
+        state = state.replaced(number, minibatches, Quadratic.of(local, volume, 1.0 / minibatches))
         mean = state.mean()
         bend = float(mean.curvature[local.spectrum.open].mean())
         if bend == 0.0:
