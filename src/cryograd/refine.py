@@ -17,7 +17,6 @@ from cryograd.config import Refine
 from cryograd.data.particles import Particles
 from cryograd.fourier import lowpass_volume, quick_size, radius_grid
 from cryograd.halves import EDGE, Halves, Plan, prepare
-from cryograd.heap import trim
 from cryograd.minibatch import (
     Reading,
     at_scale_one,
@@ -103,12 +102,11 @@ def refine(
             "poses": partial(_assign_poses, plan, config),
         }[step.stage]
         ratio = _noise_to_signal(halves)
-        changed = []
-        for setup, state in zip(setups, halves.states, strict=True):
-            changed.append(change(setup, state, step, ratio))
-            trim()
+        first, second = (
+            change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
+        )
         given = None if shared is None else shared[halves.iteration]
-        halves = _together(halves, (changed[0], changed[1]), time.perf_counter() - began, given)
+        halves = _together(halves, (first, second), time.perf_counter() - began, given)
         yield halves
 
 

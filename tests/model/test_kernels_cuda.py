@@ -45,6 +45,9 @@ def check_in_interpreter():
         inserted, expected = insert(values, rotations), torch.zeros(19, 19, 10, 2, dtype=values.dtype)
         kernels_cpu.insert(expected.numpy(), values.numpy(), rotations.numpy(), points.numpy(), 2.0)
         np.testing.assert_allclose(inserted.numpy(), expected.numpy(), atol=10 * tolerance)
+        real = torch.zeros(19, 19, 10, 1, dtype=values.dtype)
+        kernels_cuda.insert(real, values[..., :1], rotations, points, 2.0)
+        np.testing.assert_allclose(real[..., 0].numpy(), expected[..., 0].numpy(), atol=10 * tolerance)
         twice = insert(values, rotations, inserted)
         np.testing.assert_allclose(twice.numpy(), 2 * expected.numpy(), atol=20 * tolerance)
         # Any order of the slices gives the same bytes, so any order of the threads does.

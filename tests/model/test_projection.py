@@ -95,6 +95,22 @@ def test_adjoint_of_every_step_and_of_the_chain(size, oversampling):
     assert torch.isclose(inner(slices, values), inner(volume, back), rtol=1e-11)
 
 
+def test_insertions_add_up_on_a_grid_complex_or_real():
+    rng = np.random.default_rng(2)
+    disc, projector = HalfDisc(5.5), Projector(14, 5.5)
+    points, rotations = slice_points(disc, dtype=torch.float64), torch.from_numpy(random_rotations(5, rng))
+    values = random_complex(rng, 5, len(disc))
+    whole = projector.insert(values, rotations, points)
+    grid, real = projector.empty(values), projector.empty(values.real)
+    for part in (slice(2), slice(2, 5)):
+        projector.add(grid, values[part], rotations[part], points)
+        projector.add(real, values.real[part], rotations[part], points)
+    assert torch.allclose(grid, whole, atol=1e-12)
+    assert real.shape == (*whole.shape[:-1], 1)
+    # The real part of a grid is that of the values' real parts.
+    assert torch.allclose(real[..., 0], whole[..., 0], atol=1e-12)
+
+
 def test_custom_operators_have_right_gradients():
     rng = np.random.default_rng(0)
     rotations, points = (

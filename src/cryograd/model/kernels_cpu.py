@@ -83,6 +83,27 @@ def _scatter(grid, corners, places, m, values):
             grid[corner + three] += w * right_im
 
 
+@njit(fastmath=True, cache=True)
+def _scatter_real(grid, corners, places, m, values):
+    """`_scatter` for real values and a real grid."""
+    real = grid.dtype.type
+    row = np.uint64(m + 1)
+    plane = np.uint64((m + 1) * (2 * m + 1))
+    one = np.uint64(1)
+    for k in range(corners.shape[0]):
+        c, fx, fy, fz = np.uint64(corners[k]) // np.uint64(2), places[0, k], places[1, k], places[2, k]
+        right = fx * values[k, 0]
+        left = values[k, 0] - right
+        for corner, w in (
+            (c, (real(1) - fz) * (real(1) - fy)),
+            (c + row, (real(1) - fz) * fy),
+            (c + plane, fz * (real(1) - fy)),
+            (c + plane + row, fz * fy),
+        ):
+            grid[corner] += w * left
+            grid[corner + one] += w * right
+
+
 @njit(parallel=True, fastmath=True, cache=True)
 def _sample(grid, rotations, points, scale, m, out):
     for j in prange(rotations.shape[0]):
@@ -100,7 +121,10 @@ def _insert(values, rotations, points, scale, m, partial):
         places = np.empty((4, points.shape[1]), dtype=values.dtype)
         for j in range(part * n // parts, (part + 1) * n // parts):
             locate(rotations[j], points, scale, m, corners, places)
-            _scatter(partial[part], corners, places, m, values[j])
+            if values.shape[2] == 1:
+                _scatter_real(partial[part], corners, places, m, values[j])
+            else:
+                _scatter(partial[part], corners, places, m, values[j])
 
 
 def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float) -> np.ndarray:
@@ -114,7 +138,10 @@ def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: f
 def insert(
     grid: np.ndarray, values: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float
 ) -> None:
-    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2)."""
+    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2).
+
+    Both may also be real, (D, D, H, 1) and (J, K, 1).
+    """
     half, parts = grid.shape[2] - 1, int(np.clip(PARTIAL_BYTES // grid.nbytes, 1, PARTIAL_GRIDS))
     flat = grid.reshape(1, -1)
     partial = flat if parts == 1 else np.zeros((parts, grid.size), dtype=grid.dtype)

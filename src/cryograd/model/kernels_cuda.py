@@ -108,7 +108,15 @@ def sample(grid: Tensor, rotations: Tensor, points: Tensor, scale: float) -> Ten
 
 
 def insert(grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor, scale: float) -> None:
-    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2)."""
+    """Add to the grid what the adjoint of `sample` makes of the values (J, K, 2).
+
+    Both may also be real, (D, D, H, 1) and (J, K, 1).
+    """
+    if values.shape[-1] == 1:
+        both = torch.zeros((*grid.shape[:-1], 2), dtype=grid.dtype, device=grid.device)
+        insert(both, torch.nn.functional.pad(values, (0, 1)), rotations, points, scale)
+        grid += both[..., :1]
+        return
     # Thousands of threads add to a voxel in an order that changes from run to run. Floating-point sums depend
     # on the order, integer sums do not: values are added as multiples of a unit, so that the same values give
     # the same bytes. No sum exceeds the sum of all magnitudes, and the unit is the power of two with which

@@ -46,7 +46,7 @@ def insert_grid(values: Tensor, rotations: Tensor, points: Tensor, scale: float,
 
 
 def add_to_grid(grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor, scale: float) -> None:
-    """Add to a grid what `insert_grid` makes of values."""
+    """Add to a grid what `insert_grid` makes of values; both may also be real, with a last axis of 1."""
     if values.is_cuda:
         _cuda_kernels().insert(grid, values, rotations, points, scale)
         return
@@ -225,15 +225,18 @@ class Projector:
         )
 
     def add(self, grid: Tensor, values: Tensor, rotations: Tensor, points: Tensor) -> None:
-        """Add to a grid what `insert` makes of complex values (J, K)."""
-        add_to_grid(
-            grid, torch.view_as_real(values.contiguous()), rotations, points, float(self.oversampling)
-        )
+        """Add to a grid from `empty` what `insert` makes of complex values (J, K), or of real ones."""
+        add_to_grid(grid, _as_real(values.contiguous()), rotations, points, float(self.oversampling))
 
     def empty(self, like: Tensor) -> Tensor:
-        """A grid (D, D, H, 2) of zeros of a complex tensor's type."""
+        """A grid (D, D, H, 2) of zeros of a complex tensor's type, or (D, D, H, 1) of a real one's."""
         d = 2 * self.half + 1
-        return torch.view_as_real(like.new_zeros((d, d, self.half + 1)))
+        return _as_real(like.new_zeros((d, d, self.half + 1)))
+
+
+def _as_real(values: Tensor) -> Tensor:
+    """Real and imaginary parts along a last axis, or of real values themselves alone."""
+    return torch.view_as_real(values) if values.is_complex() else values[..., None]
 
 
 def slice_points(

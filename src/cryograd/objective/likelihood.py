@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import conv3d, pad
 
 from cryograd.fourier import HalfBall, HalfDisc
+from cryograd.heap import trim
 from cryograd.model.projection import Projector, sample_grid, slice_points
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.inference import Inference, PoseInference, Poseset, Search, concatenated
@@ -22,6 +23,8 @@ from cryograd.pose.sampling import Sampling
 PART, OWN_PART = 200, 40
 # Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
 HELD_BYTES = 128 * 2**20
+# Bytes of a grid from which on memory is short: 160 pixels or so.
+LARGE_BYTES = 64 * 2**20
 
 
 class Images(Protocol):
@@ -200,7 +203,7 @@ class MarginalLikelihood:
             misfits = [statistics.power * statistics.slices - statistics.cross]
             if difference is not None and signs is not None and statistics.image is not None:
                 misfits.append(self._misfit(difference, statistics, signs[part]))
-            sums.add([statistics.power.to(misfits[0]), *misfits], statistics.rotations)
+            sums.add([statistics.power, *misfits], statistics.rotations)
             found.append(
                 (
                     inference.support,
@@ -331,6 +334,9 @@ class _Insertion:
             if number == len(self.sums):
                 self.sums.append(self.projector.empty(values))
             self.projector.add(self.sums[number], values, where, self.points)
+        if self.sums[0].nbytes > LARGE_BYTES:
+            # What each part of the images leaves behind lies between the arrays of the next.
+            trim()
 
 
 def _parts(images: int, poses: Poseset) -> Iterator[slice]:
