@@ -10,19 +10,23 @@ from numba import njit, prange
 from cryograd import threads  # noqa: F401 - chooses numba's threading layer before the first launch
 
 # Partial grids that back-projection adds up in a fixed order: the sum does not depend on the thread count.
-PARTIAL_GRIDS = 8
+# Of large grids there are none: to clear and add up few of them takes as long as it saves.
+PARTIAL_GRIDS, FEWEST = 8, 4
 PARTIAL_BYTES = 512 * 2**20
+# Rotations in a row, which are near each other where they are one image's candidates, and points at a time:
+# what one rotation reads of the grid the next finds in the cache.
+NEAR, POINTS = 16, 512
 
 
 # The loops over points are functions of their own: inside the parallel loop `locate`, a third of the work,
 # would not be vectorised.
 @njit(fastmath=True, cache=True)
-def locate(rotation, points, scale, m, corners, places):
-    """Flat index of the first corner; fractions along xyz, and sign of the imaginary part, of every point."""
+def locate(rotation, points, first, number, scale, m, corners, places):
+    """Flat index of the first corner; fractions along xyz, and sign of the imaginary part, of some points."""
     real = rotation.dtype.type
     turn = scale * rotation
-    for k in range(points.shape[1]):
-        px, py, pz = points[0, k], points[1, k], points[2, k]
+    for k in range(number):
+        px, py, pz = points[0, first + k], points[1, first + k], points[2, first + k]
         x = turn[0, 0] * px + turn[1, 0] * py + turn[2, 0] * pz
         y = turn[0, 1] * px + turn[1, 1] * py + turn[2, 1] * pz
         z = turn[0, 2] * px + turn[1, 2] * py + turn[2, 2] * pz
@@ -38,12 +42,12 @@ def locate(rotation, points, scale, m, corners, places):
 
 
 @njit(fastmath=True, cache=True)
-def _gather(grid, corners, places, m, out):
+def _gather(grid, corners, places, number, m, out):
     real = grid.dtype.type
     row = np.uint64(2 * (m + 1))
     plane = np.uint64(2 * (m + 1) * (2 * m + 1))
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
-    for k in range(corners.shape[0]):
+    for k in range(number):
         c, fx, fy, fz, sign = np.uint64(corners[k]), places[0, k], places[1, k], places[2, k], places[3, k]
         left_re = left_im = right_re = right_im = real(0)
         for corner, w in (
@@ -61,12 +65,12 @@ def _gather(grid, corners, places, m, out):
 
 
 @njit(fastmath=True, cache=True)
-def _scatter(grid, corners, places, m, values):
+def _scatter(grid, corners, places, number, m, values):
     real = grid.dtype.type
     row = np.uint64(2 * (m + 1))
     plane = np.uint64(2 * (m + 1) * (2 * m + 1))
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
-    for k in range(corners.shape[0]):
+    for k in range(number):
         c, fx, fy, fz, sign = np.uint64(corners[k]), places[0, k], places[1, k], places[2, k], places[3, k]
         re, im = values[k, 0], sign * values[k, 1]
         right_re, right_im = fx * re, fx * im
@@ -84,13 +88,13 @@ def _scatter(grid, corners, places, m, values):
 
 
 @njit(fastmath=True, cache=True)
-def _scatter_real(grid, corners, places, m, values):
+def _scatter_real(grid, corners, places, number, m, values):
     """`_scatter` for real values and a real grid."""
     real = grid.dtype.type
     row = np.uint64(m + 1)
     plane = np.uint64((m + 1) * (2 * m + 1))
     one = np.uint64(1)
-    for k in range(corners.shape[0]):
+    for k in range(number):
         c, fx, fy, fz = np.uint64(corners[k]) // np.uint64(2), places[0, k], places[1, k], places[2, k]
         right = fx * values[k, 0]
         left = values[k, 0] - right
@@ -106,25 +110,31 @@ def _scatter_real(grid, corners, places, m, values):
 
 @njit(parallel=True, fastmath=True, cache=True)
 def _sample(grid, rotations, points, scale, m, out):
-    for j in prange(rotations.shape[0]):
-        corners = np.empty(points.shape[1], dtype=np.int64)
-        places = np.empty((4, points.shape[1]), dtype=grid.dtype)
-        locate(rotations[j], points, scale, m, corners, places)
-        _gather(grid, corners, places, m, out[j])
+    n = rotations.shape[0]
+    for group in prange((n + NEAR - 1) // NEAR):
+        corners, places = np.empty(POINTS, dtype=np.int64), np.empty((4, POINTS), dtype=grid.dtype)
+        for first in range(0, points.shape[1], POINTS):
+            number = min(POINTS, points.shape[1] - first)
+            for j in range(NEAR * group, min(NEAR * (group + 1), n)):
+                locate(rotations[j], points, first, number, scale, m, corners, places)
+                _gather(grid, corners, places, number, m, out[j, first:])
 
 
 @njit(parallel=True, fastmath=True, cache=True)
 def _insert(values, rotations, points, scale, m, partial):
     parts, n = partial.shape[0], rotations.shape[0]
     for part in prange(parts):
-        corners = np.empty(points.shape[1], dtype=np.int64)
-        places = np.empty((4, points.shape[1]), dtype=values.dtype)
-        for j in range(part * n // parts, (part + 1) * n // parts):
-            locate(rotations[j], points, scale, m, corners, places)
-            if values.shape[2] == 1:
-                _scatter_real(partial[part], corners, places, m, values[j])
-            else:
-                _scatter(partial[part], corners, places, m, values[j])
+        corners, places = np.empty(POINTS, dtype=np.int64), np.empty((4, POINTS), dtype=values.dtype)
+        begin, end = part * n // parts, (part + 1) * n // parts
+        for near in range(begin, end, NEAR):
+            for first in range(0, points.shape[1], POINTS):
+                number = min(POINTS, points.shape[1] - first)
+                for j in range(near, min(near + NEAR, end)):
+                    locate(rotations[j], points, first, number, scale, m, corners, places)
+                    if values.shape[2] == 1:
+                        _scatter_real(partial[part], corners, places, number, m, values[j, first:])
+                    else:
+                        _scatter(partial[part], corners, places, number, m, values[j, first:])
 
 
 def sample(grid: np.ndarray, rotations: np.ndarray, points: np.ndarray, scale: float) -> np.ndarray:
@@ -142,7 +152,8 @@ def insert(
 
     Both may also be real, (D, D, H, 1) and (J, K, 1).
     """
-    half, parts = grid.shape[2] - 1, int(np.clip(PARTIAL_BYTES // grid.nbytes, 1, PARTIAL_GRIDS))
+    half, parts = grid.shape[2] - 1, min(PARTIAL_BYTES // grid.nbytes, PARTIAL_GRIDS)
+    parts = parts if parts >= FEWEST else 1
     flat = grid.reshape(1, -1)
     partial = flat if parts == 1 else np.zeros((parts, grid.size), dtype=grid.dtype)
     _insert(values, rotations, np.ascontiguousarray(points.T), grid.dtype.type(scale), half, partial)

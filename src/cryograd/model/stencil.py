@@ -111,7 +111,7 @@ def _accumulate(rotations, points, power, m, bounds, weights):
         corners = np.empty(points.shape[1], dtype=np.int64)
         places = np.empty((4, points.shape[1]), dtype=weights.dtype)
         for j in range(rotations.shape[0]):
-            locate(rotations[j], points, weights.dtype.type(1), m, corners, places)
+            locate(rotations[j], points, 0, points.shape[1], weights.dtype.type(1), m, corners, places)
             image = j if power.shape[0] > 1 else 0
             _add(weights, corners, places, power[image], m, bounds[part], bounds[part + 1])
 

@@ -23,8 +23,8 @@ from cryograd.pose.sampling import Sampling
 PART, OWN_PART = 200, 40
 # Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
 HELD_BYTES = 128 * 2**20
-# Bytes of a grid from which on memory is short: 160 pixels or so.
-LARGE_BYTES = 64 * 2**20
+# Bytes of a real grid from which on memory is short, and insertion takes no longer for fewer at a time.
+LARGE_BYTES = 128 * 2**20
 
 
 class Images(Protocol):
@@ -315,7 +315,8 @@ class _Insertion:
     def add(self, slices: list[Tensor], rotations: Tensor) -> None:
         """Some slices of each sum, shape (J, K), at rotations (J, 3, 3)."""
         self.held.append((slices, rotations))
-        if sum(s.nbytes for slices, _ in self.held for s in slices) > HELD_BYTES:
+        held = sum(s.nbytes for slices, _ in self.held for s in slices)
+        if held > HELD_BYTES or (self.sums and self.sums[0].nbytes > LARGE_BYTES):
             self._flush()
 
     def total(self) -> list[Tensor]:
@@ -330,7 +331,7 @@ class _Insertion:
         self.held = []
         where = torch.cat(rotations)
         for number, part in enumerate(zip(*slices, strict=True)):
-            values = torch.cat(part)
+            values = part[0] if len(part) == 1 else torch.cat(part)
             if number == len(self.sums):
                 self.sums.append(self.projector.empty(values))
             self.projector.add(self.sums[number], values, where, self.points)

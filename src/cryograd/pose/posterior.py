@@ -140,13 +140,13 @@ class Statistics:
 
 
 def as_real(values: Tensor) -> Tensor:
-    """Stack complex coefficients (..., K) as reals (..., 2K), real parts first."""
-    return torch.cat([values.real, values.imag], dim=-1)
+    """Complex coefficients (..., K) as reals (..., 2K), real and imaginary part in turn."""
+    return torch.view_as_real(values.resolve_conj()).flatten(-2)
 
 
 def as_complex(values: Tensor) -> Tensor:
     """Undo `as_real`."""
-    return torch.complex(*values.chunk(2, dim=-1))
+    return torch.view_as_complex(values.unflatten(-1, (-1, 2)))
 
 
 def shifted_templates(batch: Batch, phases: Tensor) -> Tensor:
@@ -336,9 +336,10 @@ def evaluate_local(
     b, m = cells.rotations.shape[:2]
     slices = projector.sample(grid, cells.rotations.reshape(-1, 3, 3), points).view(b, m, -1)
     templates = shifted_templates(batch, shift_phases(frequencies, cells.shifts))
-    scores = torch.bmm(templates, as_real(slices).transpose(1, 2))
-    squares = slices.real.square() + slices.imag.square()
-    power = torch.bmm(squares, batch.ctf.square()[:, :, None]).squeeze(-1)
+    reals = as_real(slices)
+    scores = torch.bmm(templates, reals.transpose(1, 2))
+    ctf_power = batch.ctf.square().repeat_interleave(2, dim=1)
+    power = torch.bmm(reals.square(), ctf_power[:, :, None]).squeeze(-1)
     logits = (2.0 * scores + (log_rotation - power)[:, None] + log_shift[:, :, None]).view(b, -1)
     top = logits.amax(dim=1, keepdim=True)
     joint = torch.softmax(logits, dim=1).view(scores.shape)
