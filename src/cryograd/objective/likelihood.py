@@ -216,7 +216,7 @@ class MarginalLikelihood:
         del grid, difference
         # The largest arrays of all: each goes when it has been used.
         totals = sums.total()
-        gradient, *slope = [self._volume(totals.pop(1)) * (2.0 / len(batch)) for _ in totals[1:]]
+        gradient, *slope = [self._volume(totals.pop(1)) * (2.0 / len(batch)) for _ in range(1, len(totals))]
         weights = self.symmetrised(totals.pop()[..., 0] / len(batch))
         curvature, weights = self.curvature(weights), weights.to(self.weights or weights.dtype)
         support, poses, residual, marginals, points = zip(*found, strict=True)
