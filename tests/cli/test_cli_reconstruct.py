@@ -1,16 +1,20 @@
 """What `cryograd reconstruct` refuses, and what it hands to its ab initio stage, which is a stand-in."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cryograd import reconstruct
+from cryograd import reconstruct, refine
 from cryograd.cli import abinitio
-from cryograd.config import Abinitio
+from cryograd.cli.folder import RunFolder
+from cryograd.cli.reconstruct import _refinement
+from cryograd.config import Abinitio, Reconstruct
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles
+from cryograd.data.particles import Particles, read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star, write_star
 from cryograd.errors import CryogradError
@@ -94,3 +98,25 @@ def test_images_without_particles_are_called_so(
     message = refused("reconstruct", simulated / "particles.star", "-o", tmp_path / "run", *options)
     assert message.startswith("no particle was found in the images")
     assert "--invert-contrast" in message
+
+
+class Before(SimpleNamespace):
+    """What a run goes on from."""
+
+
+def test_a_resumed_refinement_does_not_hold_what_it_began_with(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(particles: Particles, config: object, resume: Before, reading: object) -> Iterator[bool]:
+        seen = weakref.ref(resume)
+        del resume
+        yield seen() is None
+
+    monkeypatch.setattr(refine, "refine", gone)
+    particles = read_particles(simulated / "particles.star")
+    config = Reconstruct(particles=particles.source, output=tmp_path)
+    engine = _refinement(config, particles, RunFolder(tmp_path), [tmp_path / "abinitio.mrc"])
+    before = Before(states=[Before(symmetry="D2")])
+    states = engine.run(before, lambda done, total: None)  # pyright: ignore[reportArgumentType]
+    del before
+    assert next(states) is True

@@ -86,7 +86,8 @@ def _refinement(
         else:
             symmetry = before.states[0].symmetry
         names = {"symmetry": symmetry, "volume": starts[0], "second_volume": starts[-1]}
-        yield from refinement.refine(particles, Refine(**(shared | names)), before, reading)
+        # Not yielded from: the state before would stay in memory here.
+        return refinement.refine(particles, Refine(**(shared | names)), before, reading)
 
     return refine.engine(states, particles, folder)
 
