@@ -43,6 +43,19 @@ def test_half_sets_that_are_none_are_refused(particles: Particles, half: np.ndar
         half_sets(replace(particles, half_set=half), 0)
 
 
+def test_copies_of_an_image_are_in_one_half_set(particles: Particles) -> None:
+    """As symmetry expansion makes them."""
+    copies = replace(particles.select(np.arange(3 * N) % N), half_set=None)
+    first, second = half_sets(copies, 0)
+    assert not set(first % N) & set(second % N)
+    assert len(first) == len(second)
+    single = half_sets(replace(particles, half_set=None), 0)
+    assert np.array_equal(first[first < N], single[0])
+    apart = replace(copies, half_set=1 + np.arange(3 * N) // N % 2)
+    with pytest.raises(CryogradError, match="images are in both half-sets"):
+        half_sets(apart, 0)
+
+
 @pytest.mark.parametrize("number", [1, 19])
 def test_too_few_particles_for_two_half_sets_are_refused(particles: Particles, number: int) -> None:
     some = particles.select(np.arange(number))

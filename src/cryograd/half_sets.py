@@ -22,10 +22,14 @@ def check(particles: Particles, config: HalfSetRun) -> tuple[tuple[np.ndarray, n
 
 
 def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Particles of the two half-sets: those that the file names, or two random halves."""
-    half = particles.half_set
+    """Particles of the two half-sets: those that the file names, or two random halves.
+
+    All particles of one image, such as symmetry expansion makes, are in one: its noise would correlate.
+    """
+    half, image = particles.half_set, particles.image
     if half is None:
-        half = 1 + np.random.default_rng([seed, 5]).permutation(len(particles)) % 2
+        drawn = 1 + np.random.default_rng([seed, 5]).permutation(image.max() + 1) % 2
+        half = drawn[image]
     first, second = (np.flatnonzero(half == number) for number in (1, 2))
     few, many = sorted((len(first), len(second)))
     remedy = "correct or remove the column rlnRandomSubset"
@@ -35,5 +39,9 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
         raise CryogradError("the half-sets are not 1 and 2 with particles in both", particles.source, remedy)
     if few < FEWEST:
         what = f"too few particles for two half-sets: {few} and {many}, and {FEWEST} are needed in each"
+        raise CryogradError(what, particles.source, remedy)
+    shared = len(np.intersect1d(image[first], image[second]))
+    if shared:
+        what = f"{shared} images are in both half-sets, which would correlate by their noise"
         raise CryogradError(what, particles.source, remedy)
     return first, second

@@ -113,6 +113,15 @@ class Particles:
         return max(o.nyquist for o in self.optics)
 
     @cached_property
+    def image(self) -> IntArray:
+        """Number of each particle's image, from 0 in the order of the file, shape (n,)."""
+        import pandas as pd
+
+        stack = pd.factorize(np.array([str(path) for path in self.stacks], dtype=object))[0]
+        place = stack[self.stack_index] * (self.image_index.max() + 1) + self.image_index
+        return pd.factorize(place)[0].astype(np.int64)
+
+    @cached_property
     def scale_group(self) -> IntArray | None:
         """Group or micrograph of each particle, from 0, shape (n,).
 

@@ -28,7 +28,7 @@ def describe(particles: Particles) -> dict[str, Any]:
         "half_sets": _half_sets(particles),
         "stacks": len(particles.stacks),
         "stack_types": sorted({str(read_header(path).dtype) for path in particles.stacks}),
-        "duplicates": _duplicates(particles),
+        "duplicates": len(particles) - len(np.unique(particles.image)),
     }
 
 
@@ -76,12 +76,6 @@ def _half_sets(particles: Particles) -> dict[str, int] | None:
         return None
     names, counts = np.unique(particles.half_set, return_counts=True)
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-
-
-def _duplicates(particles: Particles) -> int:
-    """Particles whose image another particle has as well."""
-    pairs = np.stack([particles.stack_index, particles.image_index], axis=1)
-    return len(particles) - len(np.unique(pairs, axis=0))
 
 
 def _rms(values: FloatArray) -> float:
