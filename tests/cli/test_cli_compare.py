@@ -3,12 +3,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import read_particles
-from cryograd.data.star import write_particles_star
+from cryograd.data.star import read_star, write_particles_star, write_star
 from cryograd.validation.alignment import transform_map
 
 from .conftest import tree
@@ -120,6 +121,33 @@ def test_poses_are_matched_by_image(simulated: Path, cryograd_command: Callable,
     assert found["n_particles"] == 24
     assert found["median_angle_degrees"] == pytest.approx(4.0, abs=1.0)
     assert found["median_shift_angstrom"] == pytest.approx(3.0, abs=1.0)
+
+
+def two_sessions(simulated: Path, folder: Path) -> Path:
+    """A particle file in a project's folder, of two stacks of one name in folders below it."""
+    tables = read_star(simulated / "particles.star")
+    rows = []
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "particles.mrcs").symlink_to(simulated / "particles.mrcs")
+        names = tables["particles"]["rlnImageName"].astype(str)
+        rows.append(tables["particles"].assign(rlnImageName=names.str.replace("@", f"@{name}/")))
+    write_star(folder / "both.star", tables | {"particles": pd.concat(rows)})
+    return folder / "both.star"
+
+
+def test_stacks_of_one_name_are_not_mixed_up(
+    simulated: Path, cryograd_command: Callable, refused: Callable, tmp_path: Path
+) -> None:
+    """The output of a run lies in a folder of its own, and names stacks from the project's."""
+    whole = two_sessions(simulated, tmp_path / "project")
+    (tmp_path / "project/run").mkdir()
+    written = tmp_path / "project/run/particles.star"
+    written.write_bytes(whole.read_bytes())
+    found = json.loads(cryograd_command("compare", whole, written, "--json").out)
+    assert (found["n_particles"], found["matched_by"]) == (48, "stack and image")
+    elsewhere = two_sessions(simulated, tmp_path / "copy")
+    assert "no image in common" in refused("compare", whole, elsewhere)
 
 
 def test_equal_poses_have_no_error(simulated: Path, cryograd_command: Callable) -> None:

@@ -1,5 +1,6 @@
 """``cryograd compare``: two maps after alignment, or the poses of two particle files."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ def _read_poses(path: Path) -> Particles:
 def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray, str]:
     """Indices of the particles that both files have, the same image of the same stack, and what tells so.
 
-    Stacks are told apart by their whole path, or, where the files share none, by their name alone.
+    Stacks are told apart by their whole path, or, where the files share none, by their name alone if no other
+    has it.
     """
     for part, matched_by in (("absolute", "stack and image"), ("name", "the stacks' names alone")):
         keys = [_keys(particles, part) for particles in (first, second)]
@@ -171,8 +173,10 @@ def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray
 def _keys(particles: Particles, part: str) -> dict[tuple[str, int], int]:
     """Index of each image; of several particles with the same image the first."""
     names = [str(stack.absolute()) if part == "absolute" else stack.name for stack in particles.stacks]
+    owners = Counter(names[index] for index in {path: i for i, path in enumerate(particles.stacks)}.values())
     pairs = zip(particles.stack_index.tolist(), particles.image_index.tolist(), strict=True)
     keys: dict[tuple[str, int], int] = {}
     for index, (stack, image) in enumerate(pairs):
-        keys.setdefault((names[stack], image), index)
+        if owners[names[stack]] == 1:
+            keys.setdefault((names[stack], image), index)
     return keys

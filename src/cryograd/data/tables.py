@@ -116,20 +116,23 @@ def resolve_stack(name: str, source: Path) -> Path:
     CryogradError
         It is in none of these places, which the error names.
     """
-    folder = Path(os.path.abspath(source)).parent
-    tried = dict.fromkeys(
-        Path(os.path.abspath(base / name)) for base in (Path.cwd(), folder, *folder.parents)
-    )
-    for path in tried:
-        if path.is_file():
-            return path
+    found, tried = _find_stack(name, source)
+    if found is not None:
+        return found
     # The folders above the first few say nothing to the user.
-    listed = ", ".join(str(path) for path in list(tried)[:4])
+    listed = ", ".join(str(path) for path in tried[:4])
     raise CryogradError(
         f"the image stack {name} does not exist",
         f"named in {source} (tried {listed}{' and the folders above' if len(tried) > 4 else ''})",
         "run from the project folder that its name is relative to, or correct rlnImageName",
     )
+
+
+def _find_stack(name: str, source: Path) -> tuple[Path | None, list[Path]]:
+    """A stack's absolute path, None where it is not found, and all places where it may be."""
+    folder = Path(os.path.abspath(source)).parent
+    places = [Path(os.path.abspath(base / name)) for base in (Path.cwd(), folder, *folder.parents)]
+    return next((path for path in places if path.is_file()), None), list(dict.fromkeys(places))
 
 
 def split_image_names(table: "pd.DataFrame", source: Path) -> tuple[list[str], IntArray, IntArray]:
@@ -162,8 +165,10 @@ def _locate_images(
     names, stack_index, image_index = split_image_names(table, source)
     if require_images:
         return tuple(resolve_stack(name, source) for name in names), stack_index, image_index
+    found = tuple(_find_stack(name, source)[0] for name in names)
     folder = Path(os.path.abspath(source)).parent
-    return tuple(folder / name for name in names), stack_index, image_index
+    paths = tuple(path or folder / name for path, name in zip(found, names, strict=True))
+    return paths, stack_index, image_index
 
 
 def _check_columns(
