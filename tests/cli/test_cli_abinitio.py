@@ -248,15 +248,18 @@ def test_a_run_is_not_resumed_with_other_particles(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("kept", ["run.toml", "log.jsonl", "volume.mrc"])
+@pytest.mark.parametrize("kept", ["run.toml", "log.jsonl", "volume.mrc", "checkpoint/state.pt"])
 def test_a_folder_with_a_run_is_refused(
     kept: str, engine: FakeEngine, refused: Callable, simulated: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / kept).parent.mkdir(exist_ok=True)
     (tmp_path / kept).write_text("precious")
+    before = tree(tmp_path)
     message = refused("abinitio", simulated / "particles.star", "-o", tmp_path)
     assert message.startswith("the output folder already holds a run")
-    assert "--resume" in message
-    assert tree(tmp_path) == {kept}
+    # A run that was killed before its first checkpoint cannot be continued.
+    assert ("--resume" in message) == kept.startswith("checkpoint")
+    assert tree(tmp_path) == before
     assert (tmp_path / kept).read_text() == "precious"
 
 
@@ -332,6 +335,7 @@ def test_resume_without_a_checkpoint_is_refused(
     (tmp_path / "run/checkpoint/state.pt").unlink()
     message = refused("abinitio", "-o", tmp_path / "run", "--resume")
     assert message.startswith("there is no checkpoint to resume")
+    assert "another folder" in message
 
 
 def test_resume_with_other_settings_is_refused(

@@ -44,13 +44,16 @@ class RunFolder:
         if resume:
             if not self.checkpoint.is_file():
                 raise CryogradError(
-                    "there is no checkpoint to resume", self.path, "start the run without --resume"
+                    "there is no checkpoint to resume",
+                    self.path,
+                    "start the run without --resume, in another folder or when this one is empty",
                 )
         elif any(file.exists() for file in (self.record, self.log, self.volume, self.checkpoint)):
+            other = "continue the run with --resume"
+            if not self.checkpoint.is_file():
+                other = "empty this one: the run has no checkpoint to continue from"
             raise CryogradError(
-                "the output folder already holds a run",
-                self.path,
-                "choose another folder, or continue the run with --resume",
+                "the output folder already holds a run", self.path, f"choose another folder, or {other}"
             )
 
     def create(self) -> None:
