@@ -119,6 +119,15 @@ def test_an_unfinished_run_is_reported_as_such(run_folder: Path) -> None:
     assert "<h2>Convergence</h2>" in page
 
 
+def test_what_half_sets_resolve_is_not_called_what_images_are_used_to(run_folder: Path) -> None:
+    assert "resolution used" in build_report(run_folder).read_text()
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(log_row(8, stage="refine", resolution=11.7, correlation=[1.0])) + "\n")
+    page = build_report(run_folder).read_text()
+    assert "resolution used" not in page
+    assert "<dt>resolution of the poses&#39; map</dt><dd>11.7 Å</dd>" in page
+
+
 @pytest.mark.parametrize("start", ["abinitio.mrc", "abinitio1.mrc"])
 def test_a_reconstruction_that_has_only_a_start_is_reported(run_folder: Path, start: str) -> None:
     for name in ("metrics.json", "particles.star"):

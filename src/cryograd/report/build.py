@@ -109,7 +109,10 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     """The run in a few numbers: value and what it is."""
     facts = []
     if run.log:
-        facts.append((f"{run.log[-1]['resolution']:.1f} Å", "resolution used"))
+        last = run.log[-1]
+        # The rows of half-sets say what they have resolved, which is what poses are found with.
+        name = "resolution of the poses' map" if "correlation" in last else "resolution used"
+        facts.append((f"{last['resolution']:.1f} Å", name))
     if run.metrics is not None:
         if run.metrics.get("resolution_fsc143_angstrom") is not None:
             facts.insert(0, (f"{run.metrics['resolution_fsc143_angstrom']:.1f} Å", "resolution (FSC 0.143)"))
