@@ -78,6 +78,17 @@ def test_known_poses_are_asked_for(particles: Particles, folder: Path) -> None:
             prepare(bare, configuration(folder, **option))
 
 
+def test_poses_beyond_the_shifts_that_are_looked_at_are_refused(particles: Particles, folder: Path) -> None:
+    assert particles.shifts is not None
+    far = replace(particles, shifts=np.where(np.arange(N)[:, None] == 3, [0.0, 14.5], particles.shifts))
+    with pytest.raises(CryogradError, match=r"1 particles are up to 14\.5 Å off") as error:
+        prepare(far, configuration(folder, local=True))
+    assert "--max-shift 15" in error.value.remedy
+    prepare(far, configuration(folder, local=True, max_shift=15.0))
+    # A search finds them elsewhere.
+    prepare(far, configuration(folder, use_poses=True))
+
+
 def test_the_scale_of_the_given_map_does_not_matter(particles: Particles, folder: Path) -> None:
     write_map(folder / "large.mrc", 1000.0 * molecule(BOX, PIXEL), PIXEL)
     starts = [

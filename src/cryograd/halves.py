@@ -270,7 +270,7 @@ def prepare(
     plan = Plan(passes, minibatches, chunks, config.refine_ctf, start, final, falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
     maps = (config.volume, config.second_volume or config.volume)
-    seeds = _seeds(particles, config)
+    seeds = _seeds(particles, config, working.max_shift)
     states = tuple(
         _first_state(working, setup, plan, _start(working, path, start), config.top_poses, seeds)
         for setup, path in zip(setups, maps, strict=True)
@@ -323,7 +323,7 @@ def _sampler(config: Refine, group: FloatArray) -> Sampler | None:
     return Sampler(annealing, config.samples, group, config.near)
 
 
-def _seeds(particles: Particles, config: Refine) -> Memory:
+def _seeds(particles: Particles, config: Refine, max_shift: float) -> Memory:
     """What is known of the poses before the first visit: nothing, or those of the particle file."""
     if not config.seeded:
         return Memory.empty(len(particles) if config.proposal == "importance" else 0)
@@ -332,6 +332,14 @@ def _seeds(particles: Particles, config: Refine) -> Memory:
             "the particle file has no poses to begin with",
             particles.source,
             "give one with angles and origins, or leave out --use-poses, --local and --relax-symmetry",
+        )
+    distance = np.linalg.norm(particles.shifts, axis=1)
+    if config.near and distance.max() > max_shift:
+        raise CryogradError(
+            f"{np.sum(distance > max_shift)} particles are up to {distance.max():.1f} Å off the centre, and "
+            f"shifts are looked for up to {max_shift:.1f} Å",
+            particles.source,
+            f"give --max-shift {math.ceil(distance.max())}, or remove them",
         )
     spread = np.deg2rad(config.local_angle), config.local_shift
     return seeded_memory(
