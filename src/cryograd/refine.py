@@ -102,11 +102,15 @@ def refine(
             "poses": partial(_assign_poses, plan, config),
         }[step.stage]
         ratio = _noise_to_signal(halves)
-        first, second = (
-            change(setup, state, step, ratio) for setup, state in zip(setups, halves.states, strict=True)
-        )
         given = None if shared is None else shared[halves.iteration]
-        halves = _together(halves, (first, second), time.perf_counter() - began, given)
+        states, start_radius, history = list(halves.states), halves.start_radius, halves.history
+        # Each half goes when its next is there: both would take a GB at 256 px.
+        del halves
+        for number, setup in enumerate(setups):
+            states[number] = change(setup, states[number], step, ratio)
+        halves = Halves((states[0], states[1]), start_radius, history)
+        del states
+        halves = _together(halves, time.perf_counter() - began, given)
         yield halves
 
 
@@ -214,13 +218,10 @@ def _minimum(seen: Quadratic, volume: Tensor, local: Local, precision: Callable[
     return volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
 
 
-def _together(
-    before: Halves, states: tuple[State, State], seconds: float, given: Sequence[float] | None
-) -> Halves:
-    """The halves after an iteration, with its row in the history."""
-    first, second = states
-    rows = [state.history[-1] for state in states]
-    halves = Halves(states, before.start_radius, before.history)
+def _together(halves: Halves, seconds: float, given: Sequence[float] | None) -> Halves:
+    """The halves with a row for the iteration that they have done."""
+    first, second = halves.states
+    rows = [state.history[-1] for state in halves.states]
     correlation = _correlation(first, second) if first.stage == "refine" else halves.correlation.tolist()
     row = {name: 0.5 * (rows[0][name] + rows[1][name]) for name in MEANS} | {
         "iteration": halves.iteration,
@@ -231,7 +232,7 @@ def _together(
         "correlation": list(correlation if given is None else given),
         "seconds": {first.stage: seconds},
     }
-    halves = replace(halves, history=[*before.history, row])
+    halves = replace(halves, history=[*halves.history, row])
     row["resolution"] = halves.resolution
     return halves
 

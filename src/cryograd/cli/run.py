@@ -103,7 +103,7 @@ def drive(
         saved = Checkpoint(0, {}, [], 0.0, images)
     began = time.monotonic() - saved.wall_seconds
     schedule = checkpoint.Schedule(config.checkpoint_seconds)
-    state, log = None, saved.log
+    state, log, begun = None, saved.log, False
 
     def save(number: int, state: Yielded) -> None:
         now = time.monotonic()
@@ -125,6 +125,7 @@ def drive(
                     folder.rewrite_log([*log, *state.history])
                 states = engine.run(state, progress.reading)
                 for state in states:
+                    begun = True
                     folder.append_log(state.history[-1])
                     progress.show(state)
                     if schedule.due() or stop.requested:
@@ -132,12 +133,15 @@ def drive(
                     if stop.requested:
                         progress.say(f"continue with: cryograd {command} -o {folder.path} --resume")
                         stop.leave()
+                    if state.iteration < state.total_iterations:
+                        # Not held on to while the next is made, which takes as much memory.
+                        state = None
                 assert state is not None
                 save(number, state)
                 log = [*log, *state.history]
         except BaseException:
             # A new run that ends before its first iteration, for whatever reason, leaves nothing behind.
-            if not config.resume and state is None and not log:
+            if not config.resume and not begun:
                 folder.discard()
             raise
     return Outcome(state, log, time.monotonic() - began)
