@@ -127,6 +127,11 @@ class ParticleRun(Command):
     resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
     json_output: bool = _json_option()
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """Settings that nothing looks at in this run, and the options that would make use of them."""
+        return {} if self.proposal == "importance" else {"samples": "--proposal importance"}
+
 
 class Abinitio(ParticleRun):
     """Reconstruct a map from particle images, from a random start."""
@@ -159,6 +164,11 @@ class Abinitio(ParticleRun):
         "Images that are kept apart; when their evidence under the map no longer grows at the final "
         "resolution, the run ends. [default: 100 for 'sagd' and 'sgd', else none]",
     )
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """As of all runs."""
+        return super().idle | ({"prior_weight": "a --prior"} if self.prior == "none" else {})
 
 
 class HalfSetRun(ParticleRun):
@@ -214,6 +224,12 @@ class Refine(HalfSetRun):
     def seeded(self) -> bool:
         """Whether poses are looked for around known ones."""
         return self.use_poses or self.near
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """As of all runs; around known poses samples are drawn, too."""
+        seeds = "--use-poses, --local or --relax-symmetry"
+        return {} if self.seeded else super().idle | {"local_angle": seeds, "local_shift": seeds}
 
 
 class Reconstruct(HalfSetRun):

@@ -215,3 +215,19 @@ def test_poses_are_not_invented(refined: Callable, small: Path, tmp_path: Path, 
     )
     assert "no poses" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "users"),
+    [(("--local-angle", 3), "--local"), (("--samples", 20), "--proposal importance")],
+    ids=["angle", "samples"],
+)
+def test_options_that_nothing_looks_at_are_refused(
+    small: Path, tmp_path: Path, refused: Callable, options: tuple[str, int], users: str
+) -> None:
+    message = refused(
+        "refine", small / "particles.star", "--volume", small / "start.mrc", "-o", tmp_path / "run", *options
+    )
+    assert options[0] in message
+    assert users in message
+    assert not (tmp_path / "run").exists()

@@ -73,6 +73,10 @@ class Outcome:
 
 def begin(config: ParticleRun) -> tuple[RunFolder, Particles]:
     """Check the output folder and read the particle file, before anything is written."""
+    for name, users in config.idle.items():
+        if getattr(config, name) != type(config).model_fields[name].default:
+            option = f"--{name.replace('_', '-')}"
+            raise CryogradError(f"nothing looks at it without {users}", option, "leave it out, or give both")
     folder = RunFolder(config.output)
     folder.check(config.resume)
     if config.resume:
