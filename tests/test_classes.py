@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from cryograd import reconstruct
 from cryograd.cli import molecule as made_up
 from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles, read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
+from cryograd.objective.mixture import Mixture, mixture
 from cryograd.prepare import prepare
 from cryograd.reconstruct import abinitio
 from cryograd.state import State, full_volume
@@ -126,6 +128,29 @@ def test_a_class_without_images_stays_a_map(particles: Particles) -> None:
     assert state.candidates[1].share < 0.2
     for candidate in state.candidates:
         assert candidate.volume.isfinite().all()
+
+
+def test_the_step_of_a_class_does_not_depend_on_its_share(
+    particles: Particles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data and prior have the same weights in it: a class that loses images loses no density for that."""
+    config = _config(minibatch=40)
+    _, start = prepare(particles, config)
+
+    def moved(share: float) -> torch.Tensor:
+        def fixed(*args) -> Mixture:
+            found = mixture(*args)
+            shares = torch.tensor([[share], [1.0 - share]]).expand_as(found.probabilities)
+            return replace(found, probabilities=shares)
+
+        monkeypatch.setattr(reconstruct, "mixture", fixed)
+        first, second = start.candidates
+        candidates = (replace(first, share=share), replace(second, share=1.0 - share))
+        state = _run(particles, config, stop=1, resume=replace(start, candidates=candidates))
+        return state.candidates[0].volume
+
+    expected = moved(0.5)
+    assert (moved(0.05) - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ def _advance(
     # The loss is a mean over images. Voxels finer than the resolution are not independent: the prior counts
     # resolution elements.
     elements = 4.0 / 3.0 * math.pi * (local.radius / len(volume)) ** 3
-    prior = setup.prior.gradient(volume) * (elements / len(setup.train))
+    # Classes share its strength as they share the images: were it the same in all, a class that loses images
+    # would lose density for that, and more images for want of density.
+    strength = setup.plan.classes * candidate.share
+    prior = setup.prior.gradient(volume) * (strength * elements / len(setup.train))
     volume = setup.prior.project(volume - move.length * prior)
     return replace(
         candidate,
