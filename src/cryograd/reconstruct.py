@@ -114,7 +114,7 @@ def _optimise(setup: AbinitioSetup, state: State, step: Step) -> State:
     if setup.plan.classes > 1:
         # Poses are drawn for one map only.
         assert isinstance(search, Search)
-        classes = _mixture(state, likelihood, batch, search, step.temperature, step.stage == "starts")
+        classes = _mixture(state, likelihood, batch, search, step.temperature, step.even)
         moved = _share(state.candidates, batch, classes, advance, running_rate(setup))
     else:
         moved = _compete(state.candidates, batch, advance, len(likelihood.disc), step.candidates)

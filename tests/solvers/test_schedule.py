@@ -32,6 +32,8 @@ def test_classes_cool_down_and_are_all_kept() -> None:
     assert temperatures == sorted(temperatures, reverse=True)
     assert temperatures[0] == HOTTEST
     assert set(temperatures[march.select + march.march // 2 :]) == {1.0}
+    assert [step.even for step in steps].index(False) == march.select + march.march
+    assert sum(step.even for step in steps) == march.select + march.march
 
 
 def test_the_last_pass_covers_every_particle(march: March) -> None:

@@ -39,6 +39,14 @@ class Step:
     candidates: int
     temperature: float = 1.0
 
+    @property
+    def even(self) -> bool:
+        """Whether classes are kept equally large: until the march is done.
+
+        At each radius the map that is a little ahead would fit all images a little better, and take them.
+        """
+        return self.stage in ("starts", "march")
+
 
 @dataclass(frozen=True)
 class StepDecay:
