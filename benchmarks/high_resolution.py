@@ -14,7 +14,7 @@ import numpy as np
 
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.model.symmetry import group_matrices
 from cryograd.validation.alignment import align

@@ -14,7 +14,8 @@ import cryograd
 from cryograd.data.density import assemble, model_density, on_symmetry_axes, read_model, resample_map
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 
 matplotlib.use("Agg")

@@ -9,7 +9,7 @@ import torch
 from cryograd.data.cache import build_cache
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points

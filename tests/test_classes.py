@@ -12,7 +12,8 @@ from cryograd import reconstruct
 from cryograd.cli import molecule as made_up
 from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.objective.mixture import Mixture, mixture

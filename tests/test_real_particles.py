@@ -8,7 +8,8 @@ import pytest
 
 from cryograd.config import Abinitio, Refine
 from cryograd.data.mrc import read_map, write_map
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.reconstruct import abinitio
 from cryograd.refine import refine
 from cryograd.state import State, full_volume

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from cryograd.atomic import replacing
 from cryograd.config import Abinitio, Refine
 from cryograd.data.mrc import read_map, write_map
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import density_diameter
 from cryograd.halves import Halves
 from cryograd.reconstruct import abinitio

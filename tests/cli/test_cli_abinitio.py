@@ -12,7 +12,7 @@ import pytest
 
 from cryograd import checkpoint
 from cryograd.data.mrc import read_map
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 
 from .conftest import ITERATIONS, FakeEngine, Outcome, tree

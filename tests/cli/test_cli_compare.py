@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryograd.data.mrc import read_map, write_map
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import read_star, write_particles_star, write_star
 from cryograd.validation.alignment import transform_map
 

@@ -88,7 +88,7 @@ def test_images_in_other_units_are_noted(simulated: Path, inspect: Callable, tmp
 
 
 def test_duplicates_and_strange_defocus_are_found(simulated: Path, inspect: Callable, tmp_path: Path) -> None:
-    from cryograd.data.particles import read_particles
+    from cryograd.data.read import read_particles
     from cryograd.data.star import write_particles_star
 
     particles = read_particles(simulated / "particles.star").select([*range(24), 0, 1])
@@ -145,7 +145,7 @@ def test_conditioning_is_reported_where_poses_are_given(
 def test_conditioning_without_poses_is_refused(simulated: Path, refused: Callable, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from cryograd.data.particles import read_particles
+    from cryograd.data.read import read_particles
     from cryograd.data.star import write_particles_star
 
     particles = read_particles(simulated / "particles.star")

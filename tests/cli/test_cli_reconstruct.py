@@ -14,7 +14,8 @@ from cryograd.cli.folder import RunFolder
 from cryograd.cli.reconstruct import _refinement
 from cryograd.config import Abinitio, Reconstruct
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star, write_star
 from cryograd.errors import CryogradError

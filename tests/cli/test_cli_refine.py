@@ -11,7 +11,7 @@ from cryograd import checkpoint
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star
 from cryograd.halves import Halves

@@ -8,7 +8,7 @@ import pytest
 
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.data.mrc import read_map, write_map
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 
 from .conftest import ball, tree
 

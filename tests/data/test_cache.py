@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from cryograd.data.cache import MASK_EDGE, ImageCache, build_cache, delocalisation, normalise
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
 from cryograd.model.ctf import ctf, ctf_phase

@@ -7,7 +7,7 @@ import pytest
 import starfile
 
 from cryograd.data.mrc import write_stack
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 from cryograd.rotations import angular_distance, euler_to_matrix

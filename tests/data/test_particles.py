@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cryograd.data.mrc import write_stack
 from cryograd.data.optics import electron_wavelength, optics_from_row, optics_to_row, voltage_kv
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 
@@ -277,7 +277,7 @@ def test_stacks_are_found_from_the_current_folder_first(
 
 def test_parsers_start_quickly() -> None:
     code = (
-        "import sys, cryograd.data.particles, cryograd.data.star, cryograd.data.cryosparc;"
+        "import sys, cryograd.data.read;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'starfile')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from cryograd.data.mrc import read_map, write_stack
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star, write_poses_star
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc, resize_volume
 from cryograd.model.projection import Projector, slice_points

@@ -6,7 +6,7 @@ import torch
 
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.simulate import Simulation, density_diameter, draw_particles, draw_rotations, simulate
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
 from cryograd.model.ctf import ctf

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from cryograd.data.mrc import write_stack
 from cryograd.data.optics import electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import read_star, write_particles_star
 from cryograd.errors import CryogradError
 

@@ -5,7 +5,7 @@ import torch_ctf
 from scipy.special import eval_jacobi
 
 from cryograd.data.optics import electron_wavelength
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.fourier import HalfDisc
 from cryograd.model.aberrations import even_phase, odd_phase
 

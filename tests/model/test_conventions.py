@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryograd.data.mrc import map_stack, read_map
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.data.star import read_star
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc, resize_volume
 from cryograd.model.ctf import ctf

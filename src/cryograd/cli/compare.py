@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from cryograd.cli.folder import check_output_file
 from cryograd.config import Compare
 from cryograd.data.mrc import read_map, refuse_constant, write_map
-from cryograd.data.particles import Particles, read_particles
+from cryograd.data.particles import Particles
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.model.symmetry import group_matrices
 from cryograd.validation.alignment import align

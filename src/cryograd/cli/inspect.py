@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from cryograd.cli.folder import check_output_file
 from cryograd.config import Inspect
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.inspection.conditioning import condition
 from cryograd.inspection.findings import findings, rings_seen

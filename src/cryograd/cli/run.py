@@ -13,7 +13,8 @@ from cryograd.cli.interrupt import StopRequest
 from cryograd.cli.options import read_toml
 from cryograd.cli.progress import Progress
 from cryograd.config import ParticleRun, to_toml
-from cryograd.data.particles import Particles, image_names, read_particles
+from cryograd.data.particles import Particles, image_names
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.threads import set_threads
 

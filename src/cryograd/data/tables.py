@@ -55,7 +55,7 @@ def particles_from_tables(
     source
         Where the tables come from: stacks are looked for beside it, and errors name it.
     pixel_size, require_images
-        As in `read_particles`.
+        As in `cryograd.data.read.read_particles`.
     """
     if not len(table):
         raise CryogradError("the particle table has no rows", source, "give a file with particles")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryograd.data.mrc import read_map
-from cryograd.data.particles import read_particles
+from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.report.half_maps import HalfMapFiles, load_half_maps
 from cryograd.rotations import FloatArray
