@@ -26,7 +26,7 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     All particles of one image, such as symmetry expansion makes, are in one: its noise would correlate.
     """
-    half, image = particles.half_set, particles.image
+    half, image = particles.half_set, particles.image_number
     if half is None:
         drawn = 1 + np.random.default_rng([seed, 5]).permutation(image.max() + 1) % 2
         half = drawn[image]

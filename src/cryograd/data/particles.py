@@ -113,7 +113,7 @@ class Particles:
         return max(o.nyquist for o in self.optics)
 
     @cached_property
-    def image(self) -> IntArray:
+    def image_number(self) -> IntArray:
         """Number of each particle's image, from 0 in the order of the file, shape (n,)."""
         import pandas as pd
 

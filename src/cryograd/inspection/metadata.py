@@ -28,7 +28,7 @@ def describe(particles: Particles) -> dict[str, Any]:
         "half_sets": _half_sets(particles),
         "stacks": len(particles.stacks),
         "stack_types": sorted({str(read_header(path).dtype) for path in particles.stacks}),
-        "duplicates": len(particles) - len(np.unique(particles.image)),
+        "duplicates": len(particles) - len(np.unique(particles.image_number)),
     }
 
 
