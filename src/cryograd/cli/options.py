@@ -21,7 +21,6 @@ from cryograd.errors import CryogradError
 
 # Fields whose name would hide a method of the model.
 _SPELLINGS = {"json_output": "--json"}
-_FIELDS = {spelling: name for name, spelling in _SPELLINGS.items()}
 
 
 def spelling(name: str) -> str:

@@ -1,7 +1,6 @@
 """A particle set: metadata in Å and radians, and images read on demand."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_SCAN_CHUNK = 1024
 # What images of one strength of signal share: the first of these that the file has. How many it takes:
 # an image has a part in what is expected of itself, with so many in two half-sets a tenth.
 _GROUPS = ("rlnGroupName", "rlnGroupNumber", "rlnMicrographName")
@@ -178,26 +176,6 @@ class Particles:
         factor = -self.sign[chosen] if self.invert_contrast else self.sign[chosen]
         images *= factor[:, None, None]
         return images
-
-    def check_images(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Read every image once and raise on the first that is not finite or is constant.
-
-        Parameters
-        ----------
-        progress
-            Called with the number of images read and the number of all.
-        """
-        # Images are read in the order in which they lie on disk, one box size after the other.
-        boxes = np.array([group.box_size for group in self.optics])[self.optics_index]
-        order = np.lexsort((self.image_index, self.stack_index, boxes))
-        done = 0
-        for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
-            for start in range(0, len(group), _SCAN_CHUNK):
-                chunk = group[start : start + _SCAN_CHUNK]
-                self.images(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, len(self))
 
     def validate_stacks(self) -> None:
         """Check the headers of all stacks against the particles, without reading an image.
