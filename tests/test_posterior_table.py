@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryograd.data.mrc import write_stack
 from cryograd.data.particles import Particles
 from cryograd.halves import SCALE_WIDTH
 from cryograd.posterior_table import PosteriorTable
 from refinement import PIXEL, N, configuration, run, simulated
+from stacks import write_stack
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.data.cache import MASK_EDGE
-from cryograd.data.mrc import write_map, write_stack
+from cryograd.data.mrc import write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.simulate import Simulation, simulate
@@ -25,6 +25,7 @@ from cryograd.validation.fsc import fsc, resolution_at
 from cryograd.validation.half_maps import examine_half_maps
 from cryograd.validation.standard_error import standard_error
 from refinement import BOX, PIXEL, N, configuration, run, simulated
+from stacks import write_stack
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import starfile
 
-from cryograd.data.mrc import write_stack
 from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
 from cryograd.rotations import angular_distance, euler_to_matrix
+from stacks import write_stack
 
 FIELDS = [
     ("uid", "<u8"),

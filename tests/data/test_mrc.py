@@ -14,7 +14,6 @@ from cryograd.data.mrc import (
     read_header,
     read_map,
     write_map,
-    write_stack,
 )
 from cryograd.errors import CryogradError
 
@@ -182,7 +181,8 @@ def test_bad_maps_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_stack_round_trip(tmp_path: Path, dtype: type) -> None:
     images = np.random.default_rng(1).standard_normal((5, 6, 6)).astype(dtype)
-    write_stack(tmp_path / "a.mrcs", images, 1.7)
+    with StackWriter(tmp_path / "a.mrcs", 5, 6, 1.7, dtype) as writer:
+        writer.append(images)
     stack = map_stack(tmp_path / "a.mrcs")
     assert stack.dtype == dtype
     np.testing.assert_array_equal(stack, images)

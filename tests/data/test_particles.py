@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryograd.data.mrc import write_stack
 from cryograd.data.optics import electron_wavelength, optics_from_row, optics_to_row, voltage_kv
 from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star
 from cryograd.errors import CryogradError
+from stacks import write_stack
 
 Maker = Callable[..., Path]
 

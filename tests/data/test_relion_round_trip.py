@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cryograd.data.mrc import read_map, write_stack
+from cryograd.data.mrc import read_map
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star, write_poses_star
@@ -18,6 +18,7 @@ from cryograd.fourier import HalfDisc, fourier_2d, pack_disc, resize_volume
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.rotations import random_rotations
+from stacks import write_stack
 
 Array = NDArray[np.float64]
 

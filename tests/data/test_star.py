@@ -6,11 +6,11 @@ import pytest
 import starfile
 from scipy.spatial.transform import Rotation
 
-from cryograd.data.mrc import write_stack
 from cryograd.data.optics import electron_wavelength
 from cryograd.data.read import read_particles
 from cryograd.data.star import read_star, write_particles_star
 from cryograd.errors import CryogradError
+from stacks import write_stack
 
 Maker = Callable[..., Path]
 CTF = {"rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"}

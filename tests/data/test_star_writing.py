@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cryograd.data.mrc import write_stack
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star, write_star
 from cryograd.rotations import angular_distance, random_rotations
+from stacks import write_stack
 
 Maker = Callable[..., Path]
 COLUMNS = ["rlnImageName", "rlnOpticsGroup", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]

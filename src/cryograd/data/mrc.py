@@ -233,12 +233,6 @@ def write_map(path: Path, density: ArrayLike, voxel_size: float) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_stack(path: Path, images: NDArray[np.floating], pixel_size: float) -> None:
-    """Write images of shape (n, L, L), float32 or float16, with their pixel size in Å."""
-    with StackWriter(path, len(images), images.shape[-1], pixel_size, images.dtype) as writer:
-        writer.append(images)
-
-
 class StackWriter:
     """Write a stack chunk by chunk, for sets larger than memory.
 
