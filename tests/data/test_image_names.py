@@ -1,0 +1,82 @@
+"""Names of images in a particle file: their numbers, and where their stacks are looked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cryograd.data.tables import resolve_stack, split_image_names
+from cryograd.errors import CryogradError
+
+SOURCE = Path("/project/Extract/job3/particles.star")
+
+
+def split(names: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Stack names, and each image's stack and number, of a column of names."""
+    return split_image_names(pd.DataFrame({"rlnImageName": names}), SOURCE)
+
+
+def test_image_names_are_split() -> None:
+    names = ["000003@Extract/a.mrcs", "1@b.mrcs", "7@Extract/a.mrcs", "single.mrc"]
+    stacks, stack, image = split(names)
+    assert stacks == ["Extract/a.mrcs", "b.mrcs", "single.mrc"]
+    np.testing.assert_array_equal(stack, [0, 1, 0, 2])
+    np.testing.assert_array_equal(image, [2, 0, 6, 0])
+
+
+def test_a_name_with_two_at_signs_is_refused() -> None:
+    with pytest.raises(CryogradError, match="1@me@host/a has no valid image number"):
+        split(["1@me@host/a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("1@a.mrc:mrcs", "a.mrc"),
+        ("1@a.mrc:mrc", "a.mrc"),
+        ("1@a:b.mrcs", "a:b.mrcs"),
+        ("a.mrc:mrcs", "a.mrc"),
+    ],
+)
+def test_suffixes_that_force_a_format_are_dropped(name: str, stack: str) -> None:
+    assert split([name])[0] == [stack]
+
+
+@pytest.mark.parametrize("name", ["0@a.mrcs", "-1@a.mrcs", "1.5@a.mrcs", "x@a.mrcs", "@a.mrcs", "nan@a.mrcs"])
+def test_image_numbers_that_are_none_are_named(name: str) -> None:
+    with pytest.raises(CryogradError) as error:
+        split(["1@a.mrcs", name])
+    assert error.value.what == f"rlnImageName {name} has no valid image number"
+    assert error.value.where == f"row 2 of {SOURCE}"
+    assert error.value.remedy == "write it as N@stack.mrcs with N from 1"
+
+
+def test_a_stack_that_is_absent_is_refused_with_the_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "a" / "b" / "c" / "particles.star"
+    with pytest.raises(CryogradError, match=r"the image stack s\.mrcs does not exist") as error:
+        resolve_stack("s.mrcs", source)
+    places = [tmp_path, *(source.parents[i] for i in range(3))]
+    assert ", ".join(str(place / "s.mrcs") for place in places) in error.value.where
+    assert error.value.where.endswith(" and the folders above)")
+
+
+def test_the_current_folder_counts_before_those_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, here = tmp_path / "project" / "job" / "particles.star", tmp_path / "here"
+    for folder in (tmp_path, source.parents[1], source.parent, here):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "s.mrcs").touch()
+    monkeypatch.chdir(here)
+    for folder in (here, source.parent, source.parents[1], tmp_path):
+        assert resolve_stack("s.mrcs", source) == folder / "s.mrcs"
+        (folder / "s.mrcs").unlink()
+
+
+def test_an_absolute_name_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "s.mrcs").touch()
+    assert resolve_stack(str(tmp_path / "s.mrcs"), SOURCE) == tmp_path / "s.mrcs"
