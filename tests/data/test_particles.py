@@ -124,6 +124,15 @@ def test_select_keeps_rows_together(make_star: Maker, images: np.ndarray) -> Non
     np.testing.assert_array_equal(particles.select(particles.defocus_u > 10002).defocus_u, [10003, 10004])
 
 
+def test_particles_of_one_image_have_one_number(make_star: Maker, images: np.ndarray, tmp_path: Path) -> None:
+    write_stack(tmp_path / "b.mrcs", images, 1.5)
+    # The second and the fourth are image 2 of a.mrcs, under two names of that stack.
+    names = ["4@a.mrcs", "2@a.mrcs", "2@b.mrcs", f"2@{tmp_path}/a.mrcs", "4@a.mrcs"]
+    particles = read_particles(make_star(rows=[f"{name} 1 10000 9000 0" for name in names]))
+    assert len(particles.stacks) == 3
+    np.testing.assert_array_equal(particles.image_number, [0, 1, 2, 1, 0])
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
 def test_images_that_were_read_do_not_stay_in_memory(make_star: Maker) -> None:
     particles = read_particles(make_star())
