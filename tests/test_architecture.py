@@ -19,8 +19,10 @@ LONGEST_FILE = 400
 LAYERS = [
     {"__init__"},
     {"errors", "threads", "atomic", "heap"},
+    {"registry"},
     {"config"},
     {"fourier", "rotations"},
+    {"steps"},
     {"solvers"},
     {"model"},
     {"data"},

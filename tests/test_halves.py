@@ -13,7 +13,7 @@ from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.half_sets import half_sets
 from cryograd.halves import Plan, prepare
-from cryograd.solvers.incremental import quadratic_bytes
+from cryograd.steps.quadratic import quadratic_bytes
 from refinement import BOX, PIXEL, N, configuration, simulated
 
 

@@ -16,6 +16,7 @@ from cryograd.data.simulate import Simulation, simulate
 from cryograd.errors import CryogradError
 from cryograd.prepare import prepare
 from cryograd.reconstruct import PATIENCE
+from cryograd.solvers import registry
 from cryograd.solvers.sagd import gradient_bytes
 
 BOX, PIXEL = 32, 6.0
@@ -135,8 +136,6 @@ def test_projection_matching_among_drawn_poses_is_refused(particles: Particles) 
 @pytest.mark.parametrize("solver", ["preconditioned", "sagd", "sgd"])
 @pytest.mark.parametrize("n", [20, 500, 4000, 40_000, 10**6])
 def test_held_out_images_are_judged_often_enough_to_end_a_run(solver: str, n: int) -> None:
-    plan = preparation._plan(
-        config(solver=solver), preparation.SOLVERS[solver], n, min(200, n), (5.0, 8.0, 28.0)
-    )
+    plan = preparation._plan(config(solver=solver), registry.get(solver), n, min(200, n), (5.0, 8.0, 28.0))
     settling = range(plan.select + plan.march + 1, plan.optimisation + 1)
     assert sum(i % plan.judged_every == 0 for i in settling) > PATIENCE

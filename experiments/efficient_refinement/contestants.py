@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cryograd.objective.known_poses import KnownPoses, Sums, Turn
-from cryograd.solvers.conjugate_gradient import conjugate_gradients
 from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import DIAGONAL_SHARE, Local, Solver
+from cryograd.steps.conjugate_gradient import conjugate_gradients
+from cryograd.steps.protocol import DIAGONAL_SHARE, Local, Solver
 from known_setting import Meter
 
 # The unknowns after a step, and the images visited so far.

@@ -34,7 +34,7 @@ from contestants import (
     statistics,
 )
 from cryograd.objective.known_poses import Sums
-from cryograd.solvers.armijo import ArmijoSGD
+from cryograd.solvers.armijo_sgd import ArmijoSGD
 from cryograd.solvers.hutchinson import PRECONDITIONED, Hutchinson
 from cryograd.threads import set_threads
 from known_setting import Meter, Quadratic, Shells, loss_of, measured_costs

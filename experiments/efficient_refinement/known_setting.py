@@ -16,8 +16,8 @@ from cryograd.model.ctf import ctf
 from cryograd.model.shift import shift_phases
 from cryograd.model.voxels import FourierVoxels
 from cryograd.objective.known_poses import KnownPoses, Sums, Turn
-from cryograd.solvers.conjugate_gradient import conjugate_gradient
-from cryograd.solvers.protocol import Local, dot
+from cryograd.steps.conjugate_gradient import conjugate_gradient
+from cryograd.steps.protocol import Local, dot
 
 _CHUNK = 500
 

@@ -19,7 +19,7 @@ from cryograd.errors import CryogradError
 # Share of a run's time that checkpoints may take.
 SHARE = 0.05
 # Raised when what is stored changes its meaning.
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)

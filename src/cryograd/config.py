@@ -20,6 +20,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from cryograd.registry import PRIORS, SOLVERS, Registry
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -36,6 +38,21 @@ def _known_symmetry_or_auto(name: str) -> str:
 
 
 Symmetry = Annotated[str, AfterValidator(_known_symmetry)]
+
+
+def _in(registry: Registry) -> AfterValidator:
+    """Check that a name is one of a registry's."""
+
+    def known(name: str) -> str:
+        if name not in registry.names():
+            raise ValueError(f"unknown {registry.kind}; {registry.remedy(name)}")
+        return name
+
+    return AfterValidator(known)
+
+
+SolverName = Annotated[str, _in(SOLVERS)]
+PriorName = Annotated[str, _in(PRIORS)]
 
 
 def option(default: Any, description: str, **settings: Any) -> Any:
@@ -133,22 +150,28 @@ class ParticleRun(Command):
         return {} if self.proposal == "importance" else {"samples": "--proposal importance"}
 
 
+# Priors that have no strength.
+UNWEIGHTED = ("none", "nonnegative")
+
+
 class Abinitio(ParticleRun):
     """Reconstruct a map from particle images, from a random start."""
 
     max_resolution: PositiveFloat | None = option(
         None, "Finest resolution in Å to use. [default: 1/28 of the box, or Nyquist / 0.9]"
     )
-    prior: Literal["exponential", "car", "gaussian", "none"] = option(
+    prior: PriorName = option(
         "exponential",
         "Prior on density: 'exponential' favours empty space and forbids negative density; of the others "
-        "'car' favours smooth density, 'gaussian' density near zero, 'none' nothing.",
+        "'nonnegative' only forbids it, 'car' favours smooth density, 'gaussian' density near zero, 'none' "
+        f"nothing. One of: {', '.join(PRIORS.names())}.",
     )
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
-    solver: Literal["preconditioned", "sagd", "sgd", "em", "projection-matching"] = option(
+    solver: SolverName = option(
         "preconditioned",
         "How the map is changed: by 'preconditioned' stochastic gradient steps, the stochastic average "
-        "gradient 'sagd', 'sgd' with momentum, or all images at a time by 'em' or 'projection-matching'.",
+        "gradient 'sagd', 'sgd' with momentum, or all images at a time by 'em' or 'projection-matching'. "
+        f"One of: {', '.join(SOLVERS.names())}.",
     )
     iterations: PositiveInt | None = option(
         None, "Iterations that change the map. [default: by solver and number of images]", ge=3
@@ -168,17 +191,18 @@ class Abinitio(ParticleRun):
     @property
     def idle(self) -> dict[str, str]:
         """As of all runs."""
-        return super().idle | ({"prior_weight": "a --prior"} if self.prior == "none" else {})
+        return super().idle | ({"prior_weight": "a --prior"} if self.prior in UNWEIGHTED else {})
 
 
 class HalfSetRun(ParticleRun):
     """What all refinements in two independent halves share."""
 
     max_resolution: PositiveFloat | None = option(None, "Finest resolution in Å to use. [default: Nyquist's]")
-    solver: Literal["incremental", "preconditioned", "em"] = option(
+    solver: SolverName = option(
         "incremental",
         "How the map is changed: by 'incremental' Newton steps, which carry other minibatches' gradients "
-        "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'.",
+        "along, 'preconditioned' stochastic gradient steps, or all images at a time by 'em'. "
+        f"One of: {', '.join(SOLVERS.names())}.",
     )
     nonnegative: bool = option(
         True,

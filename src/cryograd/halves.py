@@ -35,18 +35,13 @@ from cryograd.setup import (
     start_resolution,
     working_images,
 )
-from cryograd.solvers.em import EM, EMState
-from cryograd.solvers.incremental import Incremental, IncrementalState, quadratic_bytes
-from cryograd.solvers.preconditioned import Preconditioned, PreconditionedState
-from cryograd.solvers.protocol import Solver
+from cryograd.solvers import registry
+from cryograd.solvers.incremental import IncrementalState
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, State
+from cryograd.steps.protocol import Solver
+from cryograd.steps.state import resized as resized_state
 
-SOLVERS: dict[str, Solver] = {
-    "incremental": Incremental(),
-    "preconditioned": Preconditioned(),
-    "em": EM(),
-}
 # Half-map correlation at which a shell counts as resolved. Shells beyond the last such one are open too, for
 # so many Fourier pixels and up to so many times its radius: what they hold is shrunk to what it is worth.
 RESOLVED, MARGIN, GROWTH = 0.143, 10.0, 1.3
@@ -183,12 +178,11 @@ class Halves:
 def _in_box(state: State, size: int, mask: Tensor) -> State:
     """A half with its map and solver in another box, of which the mask is given."""
     candidate = state.candidates[0]
-    assert isinstance(candidate.solver, IncrementalState | PreconditionedState | EMState)
     unfiltered = candidate.unfiltered
     resized = replace(
         candidate,
         volume=resize_transform(candidate.volume, size),
-        solver=candidate.solver.resized(size),
+        solver=resized_state(candidate.solver, size),
         unfiltered=None if unfiltered is None else resize_transform(unfiltered, size),
     )
     return replace(state, candidates=(resized,), mask=mask)
@@ -262,12 +256,11 @@ def prepare(
     start = particles.extent / start_resolution(particles.extent, config)
     members, final = check(particles, config)
     working = working_images(particles, config, final, reading)
-    solver = SOLVERS[config.solver]
+    solver = registry.resolved(config.solver)
     fewest = min(map(len, members))
     minibatches, passes = _minibatches(config, solver, fewest, working.images.size, final)
     chunks = min(math.ceil(max(map(len, members)) / (CHUNK * working.images.size)), fewest)
-    falling = config.solver == "preconditioned"
-    plan = Plan(passes, minibatches, chunks, config.refine_ctf, start, final, falling)
+    plan = Plan(passes, minibatches, chunks, config.refine_ctf, start, final, solver.needs.falling)
     setups = tuple(_half(working, config, solver, mine, plan) for mine in members)
     maps = (config.volume, config.second_volume or config.volume)
     seeds = _seeds(particles, config, working.max_shift)
@@ -284,14 +277,15 @@ def _minibatches(config: Refine, solver: Solver, images: int, size: int, radius:
     Where all minibatches' quadratics took too much memory there are fewer of them, and more passes if need
     be: the spectrum opens step by step.
     """
-    if solver.takes == "all":
+    if solver.needs.takes == "all":
         return 1, config.passes
     wanted = math.ceil(images / config.minibatch)
-    if not isinstance(solver, Incremental):
+    each = solver.minibatch_bytes(size, radius)
+    if not each:
         return wanted, config.passes
     # Two halves, and in each a sum.
-    room = MEMORY_BYTES // 2 - quadratic_bytes(size, radius)
-    minibatches = max(1, min(wanted, room // quadratic_bytes(size, radius, weight=2)))
+    room = MEMORY_BYTES // 2 - solver.fixed_bytes(size, radius)
+    minibatches = max(1, min(wanted, room // each))
     return minibatches, max(config.passes, min(LEAST_STEPS, config.passes * wanted) / minibatches)
 
 
@@ -309,7 +303,7 @@ def _half(working: Working, config: Refine, solver: Solver, mine: np.ndarray, pl
         _sampler(config, group),
         mine,
         partition(mine, plan.minibatches, config.seed),
-        False,
+        solver.needs.hard,
         SCALE_WIDTH,
     )
 

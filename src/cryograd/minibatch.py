@@ -16,9 +16,9 @@ from cryograd.pose.posterior import Batch, Poses
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
 from cryograd.pose.sampling import Sampling
 from cryograd.setup import Setup
-from cryograd.solvers.protocol import Local, Spectrum
 from cryograd.solvers.schedule import Step
 from cryograd.state import State
+from cryograd.steps.protocol import Local, Spectrum
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
 COARSE_RADIUS = 8.0
@@ -47,12 +47,12 @@ def minibatch(setup: Setup, state: State, step: Step) -> tuple[np.ndarray, tuple
     swing. Where no parts are wanted, the images come from an endless sequence in which every epoch is a new
     shuffle.
     """
-    if setup.solver.takes == "all":
+    if setup.solver.needs.takes == "all":
         return setup.train, (0, 1)
-    if setup.solver.takes in ("parts", "random parts"):
+    if setup.solver.needs.takes in ("parts", "random parts"):
         count = len(setup.partition)
         number = step.number % count
-        if setup.solver.takes == "random parts" and step.number >= count:
+        if setup.solver.needs.takes == "random parts" and step.number >= count:
             number = int(np.random.default_rng([setup.seed, 1, step.number]).integers(count))
         return setup.partition[number], (number, count)
     n, drawn, images = len(setup.train), state.images_drawn, step.images
@@ -141,19 +141,19 @@ def near(
 ) -> Local:
     """The objective near a map that it was evaluated at, without a prior."""
     return Local(
-        found.value,
-        found.gradient,
-        found.curvature,
-        torch.zeros_like,
-        found.weights,
-        lambda volume: likelihood.value(volume, batch, found.support),
-        likelihood.normal,
-        Spectrum.of_voxels(likelihood.size, step.radius, state.mask.device),
-        step.radius,
-        step.rate,
-        state.iteration,
-        state.images_drawn // len(setup.train),
-        number,
+        loss=found.value,
+        gradient=found.gradient,
+        curvature=found.curvature,
+        precision=torch.zeros_like,
+        weights=found.weights,
+        value=lambda volume: likelihood.value(volume, batch, found.support),
+        normal=likelihood.normal,
+        spectrum=Spectrum.of_voxels(likelihood.size, step.radius, state.mask.device),
+        radius=step.radius,
+        rate=step.rate,
+        iteration=state.iteration,
+        epoch=state.images_drawn // len(setup.train),
+        minibatch=number,
     )
 
 
@@ -168,7 +168,7 @@ def renoised(
 
 def running_rate(setup: Setup) -> float:
     """Weight of a minibatch in running means over the images."""
-    return 1.0 if setup.solver.takes == "all" else RUNNING_RATE
+    return 1.0 if setup.solver.needs.takes == "all" else RUNNING_RATE
 
 
 def search_at(

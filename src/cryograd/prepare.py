@@ -14,7 +14,8 @@ from cryograd.errors import CryogradError
 from cryograd.model.blobs import random_blobs
 from cryograd.model.noise import Noise
 from cryograd.model.symmetry import group_matrices
-from cryograd.objective.priors import SCALED, Improper, Prior
+from cryograd.objective.prior import Prior
+from cryograd.objective.priors import registry as priors
 from cryograd.pose.memory import Memory
 from cryograd.pose.product import scoring_precision
 from cryograd.pose.sampling import Sampler
@@ -28,37 +29,19 @@ from cryograd.setup import (
     start_resolution,
     working_images,
 )
-from cryograd.solvers.em import EM
-from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import Solver
-from cryograd.solvers.sagd import SAGD, gradient_bytes
+from cryograd.solvers import registry as solvers
 from cryograd.solvers.schedule import March
-from cryograd.solvers.sgd import SGD
 from cryograd.state import Candidate, State
+from cryograd.steps.protocol import Solver
 
 # Radii in Fourier pixels at which one start is chosen, and the finest one of the march.
 SELECT_RADIUS, FINEST_RADIUS = 8.0, 28.0
-# Iterations until one start is left, of the march, and at the final radius; None where these take every
-# image once within bounds.
-STAGES: dict[str, tuple[int, int, int | None]] = {
-    "preconditioned": (24, 32, None),
-    "sagd": (32, 128, 90),
-    "sgd": (32, 128, 90),
-    "em": (6, 12, 4),
-    "projection-matching": (6, 12, 4),
-}
+# Iterations at the final radius, at least and at most, where these take every image once.
 SETTLE = (14, 50)
 # Random starts by default where one map is wanted.
 STARTS = 4
-# Images held out by default where some are, and bytes that the gradients of all minibatches may take.
-HELD_OUT, MEMORY_BYTES = 100, 2 * 2**30
-SOLVERS: dict[str, Solver] = {
-    "preconditioned": Preconditioned(),
-    "sagd": SAGD(),
-    "sgd": SGD(),
-    "em": EM(),
-    "projection-matching": EM(),
-}
+# Bytes that what is kept of all minibatches may take.
+MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -85,21 +68,22 @@ class AbinitioSetup(Setup):
     @property
     def spectral(self) -> bool:
         """Whether the map's noise is measured, for the prior on the spectrum."""
-        return isinstance(self.solver, Preconditioned)
+        return self.solver.needs.spectral
 
 
 def prepare(
     particles: Particles, config: Abinitio, reading: Callable[[int, int], None] | None = None
 ) -> tuple[AbinitioSetup, State]:
     """Read the images and make everything that the first iteration needs."""
-    if config.solver == "projection-matching" and config.proposal == "importance":
+    solver = solvers.resolved(config.solver)
+    if solver.needs.hard and config.proposal == "importance":
         raise CryogradError(
             "projection matching takes the best pose of a search",
             "--proposal importance",
             "use --proposal search, or --solver em",
         )
     if config.classes > 1:
-        _refuse_with_classes(config)
+        _refuse_with_classes(config, solver)
     extent = particles.extent
     finest = final_radius(particles, config, FINEST_RADIUS, 0.9 * extent / particles.nyquist)
     working = working_images(particles, config, finest, reading)
@@ -109,11 +93,15 @@ def prepare(
     start = extent / start_resolution(extent, config)
     held_out, train = np.split(
         np.random.default_rng([config.seed, 6]).permutation(len(particles)),
-        [_held_out(config, len(particles))],
+        [_held_out(config, solver, len(particles))],
     )
     held_out, train = np.sort(held_out), np.sort(train)
-    solver = SOLVERS[config.solver]
-    minibatch = len(train) if solver.takes == "all" else _minibatch_size(config, solver, len(train), finest)
+    size = working.images.size
+    minibatch = (
+        len(train)
+        if solver.needs.takes == "all"
+        else _minibatch_size(config, solver, len(train), (size, finest))
+    )
     plan = _plan(
         config, solver, len(particles), minibatch, (start, min(max(SELECT_RADIUS, start), finest), finest)
     )
@@ -129,10 +117,10 @@ def prepare(
         Sampler.over(plan.optimisation, config.samples, group) if config.proposal == "importance" else None,
         train,
         partition(train, math.ceil(len(train) / minibatch), config.seed),
-        config.solver == "projection-matching",
+        solver.needs.hard,
         0.0,
         plan,
-        Improper(),
+        priors.resolved("none", 0.0, 0.0),
         # Not by order: files may alternate between optics groups.
         np.random.default_rng([config.seed, 5]).permutation(len(particles)) % 2 == 1,
         held_out,
@@ -140,9 +128,8 @@ def prepare(
     candidates = tuple(
         _random_start(setup, noise, mask, working.radius, number) for number in range(plan.candidates)
     )
-    if config.prior in SCALED:
-        scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
-        setup = replace(setup, prior=SCALED[config.prior](scale, config.prior_weight))
+    scale = float(np.mean([float(c.volume[mask > 0.5].square().mean().sqrt()) for c in candidates]))
+    setup = replace(setup, prior=priors.resolved(config.prior, scale, config.prior_weight))
     table = PosteriorTable.empty(len(particles), classes=plan.classes)
     state = State(
         0,
@@ -164,7 +151,7 @@ def prepare(
     return setup, state
 
 
-def _refuse_with_classes(config: Abinitio) -> None:
+def _refuse_with_classes(config: Abinitio, solver: Solver) -> None:
     """Refuse what has no meaning, or no counterpart yet, with several classes."""
     refused = [
         ("--starts", config.starts is not None, "each class has one random start", "leave it out"),
@@ -175,8 +162,8 @@ def _refuse_with_classes(config: Abinitio) -> None:
             "use --proposal search",
         ),
         (
-            "--solver projection-matching",
-            config.solver == "projection-matching",
+            f"--solver {solvers.name_of(config.solver)}",
+            solver.needs.hard,
             "the best pose alone says nothing of how probable a class is",
             "use --solver em",
         ),
@@ -186,10 +173,10 @@ def _refuse_with_classes(config: Abinitio) -> None:
             raise CryogradError(f"{option} does not go with classes: {why}", "--classes", remedy)
 
 
-def _held_out(config: Abinitio, n: int) -> int:
+def _held_out(config: Abinitio, solver: Solver, n: int) -> int:
     """Particles that are held out: as many as asked for, or the papers' number for the papers' solvers."""
     if config.held_out is None:
-        return min(HELD_OUT, n // 10) if config.solver in ("sagd", "sgd") else 0
+        return min(solver.needs.held_out, n // 10)
     if config.held_out > n // 2:
         raise CryogradError(
             f"--held-out {config.held_out} leaves too few of {n} particles",
@@ -199,11 +186,15 @@ def _held_out(config: Abinitio, n: int) -> int:
     return config.held_out
 
 
-def _minibatch_size(config: Abinitio, solver: Solver, n: int, radius: float) -> int:
-    """Images in an iteration: more than asked for where all minibatches' gradients took too much memory."""
-    if solver.takes != "random parts":
+def _minibatch_size(config: Abinitio, solver: Solver, n: int, box: tuple[int, float]) -> int:
+    """Images in an iteration: more than asked for where what is kept of each took too much memory.
+
+    The box is its side in voxels and the finest radius in it.
+    """
+    each = solver.minibatch_bytes(*box)
+    if not each:
         return min(config.minibatch, n)
-    most = max(1, int(MEMORY_BYTES // gradient_bytes(radius)))
+    most = max(1, (MEMORY_BYTES - solver.fixed_bytes(*box)) // each)
     return min(max(config.minibatch, math.ceil(n / most)), n)
 
 
@@ -211,7 +202,7 @@ def _plan(
     config: Abinitio, solver: Solver, n: int, minibatch: int, radii: tuple[float, float, float]
 ) -> March:
     """How long each stage is."""
-    select, march, settle = STAGES[config.solver]
+    select, march, settle = solver.needs.stages
     if settle is None:
         settle = min(max(math.ceil(n / minibatch), SETTLE[0]), SETTLE[1])
     if config.iterations is not None:
@@ -224,12 +215,12 @@ def _plan(
         candidates=config.classes if config.classes > 1 else config.starts or STARTS,
         classes=config.classes,
         minibatch=minibatch,
-        start_minibatch=math.ceil(minibatch / 2) if config.solver == "preconditioned" else minibatch,
+        start_minibatch=math.ceil(minibatch / 2) if solver.needs.half_start else minibatch,
         select=select,
         march=march,
         settle=settle,
         # The longer it settles, the more images the last map averages.
-        last_rate=0.2 * SETTLE[0] / settle if config.solver == "preconditioned" else 1.0,
+        last_rate=0.2 * SETTLE[0] / settle if solver.needs.falling else 1.0,
     )
 
 

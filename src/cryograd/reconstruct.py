@@ -22,9 +22,9 @@ from cryograd.objective.shrinkage import noise_to_signal, wiener_precision
 from cryograd.pose.inference import Search
 from cryograd.pose.posterior import NEGLIGIBLE, Batch, Poses
 from cryograd.prepare import AbinitioSetup, prepare
-from cryograd.solvers.protocol import Local
 from cryograd.solvers.schedule import Step
 from cryograd.state import Candidate, State
+from cryograd.steps.protocol import Local
 
 # Weight of a minibatch in the running evidence of a start.
 EVIDENCE_RATE = 0.3

@@ -33,10 +33,11 @@ from cryograd.pose.inference import concatenated
 from cryograd.pose.posterior import Poses
 from cryograd.rotations import FloatArray
 from cryograd.setup import Setup
-from cryograd.solvers.incremental import IncrementalState, Quadratic
-from cryograd.solvers.protocol import Local
+from cryograd.solvers.incremental import IncrementalState
 from cryograd.solvers.schedule import Step
 from cryograd.state import State
+from cryograd.steps.protocol import Local
+from cryograd.steps.quadratic import Quadratic
 from cryograd.validation.gold_standard import gold_standard
 from cryograd.validation.standard_error import expected_variance
 

@@ -21,7 +21,7 @@ from cryograd.model.projection import slice_points
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose.sampling import Sampler
 from cryograd.rotations import random_rotations
-from cryograd.solvers.protocol import Solver
+from cryograd.steps.protocol import Solver
 from cryograd.validation.fsc import soft_sphere
 
 # Radius in Fourier pixels at which large particles start, which 40 Å would show too much of.
@@ -80,7 +80,7 @@ class Setup:
         """The likelihood at a radius, of maps in the images' box or in another of the same extent."""
         box = size or self.images.size
         # Three digits are enough for how the gradient of each minibatch ages, where all are kept.
-        weights = torch.bfloat16 if self.solver.takes == "parts" else None
+        weights = torch.bfloat16 if self.solver.needs.takes == "parts" else None
         return MarginalLikelihood(box, self.images.extent, radius, self.symmetry, self.precision, weights)
 
 

@@ -1,6 +1,5 @@
 """The state of a run after an iteration: all that a checkpoint needs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +15,9 @@ from cryograd.model.symmetry import Symmetrizer
 from cryograd.pose.memory import Memory
 from cryograd.pose.posterior import Poses
 from cryograd.posterior_table import PosteriorTable
-from cryograd.solvers.armijo import ArmijoState
-from cryograd.solvers.em import EMState
-from cryograd.solvers.hutchinson import HutchinsonState
-from cryograd.solvers.incremental import IncrementalState, Quadratic
-from cryograd.solvers.line_search import Lipschitz
-from cryograd.solvers.preconditioned import PreconditionedState
-from cryograd.solvers.protocol import SolverState
-from cryograd.solvers.sagd import SAGDState
 from cryograd.solvers.schedule import Step
-from cryograd.solvers.sgd import SGDState
+from cryograd.steps.protocol import SolverState
+from cryograd.steps.state import as_plain, as_record, moved, tensors
 
 
 @dataclass(frozen=True)
@@ -59,14 +51,7 @@ class Candidate:
 
     def to(self, device: torch.device) -> "Candidate":
         """The candidate with its tensors on a device."""
-        return replace(
-            self,
-            volume=self.volume.to(device),
-            solver=self.solver.to(device),
-            difference=None if self.difference is None else self.difference.to(device),
-            difference_solver=None if self.difference_solver is None else self.difference_solver.to(device),
-            unfiltered=None if self.unfiltered is None else self.unfiltered.to(device),
-        )
+        return moved(self, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data."""
@@ -78,57 +63,6 @@ class Candidate:
         """Undo `state_dict`."""
         solvers = {name: as_record(saved[name]) for name in ("solver", "difference_solver")}
         return Candidate(**(saved | solvers))
-
-
-# What solvers remember, by name.
-_RECORDS = {
-    record.__name__: record
-    for record in (
-        PreconditionedState,
-        IncrementalState,
-        Quadratic,
-        SAGDState,
-        SGDState,
-        EMState,
-        Lipschitz,
-        ArmijoState,
-        HutchinsonState,
-    )
-}
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a record, and in what it is made of."""
-    if isinstance(value, Tensor):
-        yield value
-    parts = (
-        value
-        if isinstance(value, tuple)
-        else vars(value).values()
-        if type(value).__name__ in _RECORDS
-        else ()
-    )
-    for part in parts:
-        yield from _tensors(part)
-
-
-def as_plain(value: Any) -> Any:
-    """A record as a dictionary that knows its kind, also within tuples, and anything else as it is."""
-    if isinstance(value, tuple):
-        return tuple(as_plain(part) for part in value)
-    if type(value).__name__ not in _RECORDS:
-        return value
-    return {"kind": type(value).__name__} | {name: as_plain(field) for name, field in vars(value).items()}
-
-
-def as_record(value: Any) -> Any:
-    """Undo `as_plain`."""
-    if isinstance(value, tuple):
-        return tuple(as_record(part) for part in value)
-    if not isinstance(value, dict):
-        return value
-    fields = {name: as_record(field) for name, field in value.items() if name != "kind"}
-    return _RECORDS[value["kind"]](**fields)
 
 
 @dataclass(frozen=True)
@@ -199,7 +133,7 @@ class State:
     @property
     def solver_bytes(self) -> int:
         """Memory that the best candidate's solver state takes."""
-        return sum(tensor.nbytes for tensor in _tensors((self.best.solver, self.best.difference_solver)))
+        return sum(tensor.nbytes for tensor in tensors((self.best.solver, self.best.difference_solver)))
 
     def following(
         self,

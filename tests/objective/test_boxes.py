@@ -12,9 +12,10 @@ from cryograd.fourier import fourier_2d, fourier_3d, lowpass_volume, pack_disc, 
 from cryograd.model.projection import slice_points
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.rotations import random_rotations
-from cryograd.solvers.incremental import IncrementalState, Quadratic
+from cryograd.solvers.incremental import IncrementalState
 from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import Local, Spectrum
+from cryograd.steps.protocol import Local, Spectrum
+from cryograd.steps.quadratic import Quadratic
 from cryograd.validation.fsc import soft_sphere
 
 SMALL, LARGE, RADIUS, SLICES = 18, 36, 7.0, 300
@@ -64,19 +65,19 @@ def near(size: int, symmetry: str) -> tuple[Tensor, Local]:
     gradient = given._volume(gradient) * (2.0 / SLICES)
     spectrum = Spectrum.of_voxels(size, RADIUS, volume.device)
     return volume, Local(
-        0.0,
-        gradient,
-        given.curvature(weights),
-        lambda curvature: 0.2 * curvature,
-        weights,
-        lambda volume: 0.0,
-        given.normal,
-        spectrum,
-        RADIUS,
-        1.0,
-        0,
-        0,
-        (0, 1),
+        loss=0.0,
+        gradient=gradient,
+        curvature=given.curvature(weights),
+        precision=lambda curvature: 0.2 * curvature,
+        weights=weights,
+        value=lambda volume: 0.0,
+        normal=given.normal,
+        spectrum=spectrum,
+        radius=RADIUS,
+        rate=1.0,
+        iteration=0,
+        epoch=0,
+        minibatch=(0, 1),
     )
 
 

@@ -14,7 +14,7 @@ from cryograd.rotations import random_rotations
 from cryograd.solvers.em import EM
 from cryograd.solvers.hutchinson import random_signs
 from cryograd.solvers.incremental import Incremental
-from cryograd.solvers.protocol import dot
+from cryograd.steps.protocol import dot
 
 RADIUS, IMAGES, LAMBDA = 4.0, 30, 0.02
 TURN = Turn(0, 0, (0, 1))

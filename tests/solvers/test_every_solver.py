@@ -5,22 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, radius_grid
 from cryograd.objective.likelihood import MarginalLikelihood
-from cryograd.solvers.armijo import ArmijoSearch, ArmijoSGD
+from cryograd.solvers.armijo_sgd import ArmijoSGD
 from cryograd.solvers.em import EM
 from cryograd.solvers.hutchinson import Hutchinson
 from cryograd.solvers.incremental import Incremental
-from cryograd.solvers.incremental import Quadratic as IncrementalQuadratic
-from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
 from cryograd.solvers.preconditioned import Preconditioned
-from cryograd.solvers.protocol import DIAGONAL_SHARE, Solver
 from cryograd.solvers.sagd import SAGD, gradient_bytes
-from cryograd.solvers.schedule import StepDecay
 from cryograd.solvers.sgd import SGD
-from cryograd.state import as_plain, as_record
+from cryograd.steps.armijo import ArmijoSearch
+from cryograd.steps.decay import StepDecay
+from cryograd.steps.line_search import Lipschitz, LipschitzSearch
+from cryograd.steps.protocol import DIAGONAL_SHARE, Solver
+from cryograd.steps.quadratic import Quadratic as IncrementalQuadratic
+from cryograd.steps.state import as_plain, as_record
+from quadratic import RADIUS, SIZE, Quadratic
 
 STEADY = StepDecay(first=1.0, least=1.0)
 SOLVERS: list[tuple[Solver, int]] = [

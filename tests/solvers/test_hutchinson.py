@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
-from cryograd.solvers.armijo import ArmijoSearch, ArmijoSGD, ArmijoState
+from cryograd.solvers.armijo_sgd import ArmijoSGD
 from cryograd.solvers.hutchinson import Hutchinson, random_signs
-from cryograd.solvers.protocol import Local, Spectrum
+from cryograd.steps.armijo import ArmijoSearch, ArmijoState
+from cryograd.steps.protocol import Local, Spectrum
+from quadratic import RADIUS, SIZE, Quadratic
 
 IDENTITY = Spectrum(lambda v: v, lambda v: v, torch.ones(4, dtype=torch.bool))
 
@@ -47,7 +48,7 @@ def test_plain_steps_are_halved_until_enough_is_gained() -> None:
     solver = ArmijoSGD(search=ArmijoSearch(first=1.0, growth=2.0, decrease=0.9))
     ones = torch.ones(4, dtype=torch.float64)
     move = solver.step(solver.init(START), START, a_quadratic(ones, START))
-    assert move.state.step == 0.125
+    assert move.state.search.step == 0.125
     assert torch.allclose(move.volume, 0.875 * START)
 
 

@@ -1,10 +1,10 @@
 """The preconditioned solver on quadratics whose minimum is known."""
 
 import torch
-from quadratic import RADIUS, SIZE, Quadratic
 
 from cryograd.fourier import fourier_3d, radius_grid
 from cryograd.solvers.preconditioned import Preconditioned
+from quadratic import RADIUS, SIZE, Quadratic
 
 
 def _error(solver: Preconditioned, spread: float, steps: int, rate: float) -> float:

@@ -13,8 +13,8 @@ from cryograd.model.symmetry import Symmetrizer
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.objective.shrinkage import shell_means
 from cryograd.rotations import random_rotations
-from cryograd.solvers.conjugate_gradient import conjugate_gradient
-from cryograd.solvers.protocol import Spectrum
+from cryograd.steps.conjugate_gradient import conjugate_gradient
+from cryograd.steps.protocol import Spectrum
 from cryograd.validation.standard_error import expected_map, expected_variance, standard_error
 
 SIZE, PIXEL = 32, 2.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import slice_points
 from cryograd.model.voxels import FourierVoxels
-from cryograd.solvers.protocol import Local, Spectrum, dot
+from cryograd.steps.protocol import Local, Spectrum, dot
 
 # λ, the weight of ‖v‖²/2 (the paper's).
 REGULARISATION = 1e-8

@@ -3,31 +3,23 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from cryograd.solvers.conjugate_gradient import conjugate_gradient, inverse_curvature
-from cryograd.solvers.protocol import Local, Move, Takes
+from cryograd.steps.conjugate_gradient import conjugate_gradient, inverse_curvature
+from cryograd.steps.protocol import Local, Move, Needs, Stepper, Volume
 
 
 @dataclass(frozen=True)
 class EMState:
     """EM remembers nothing but the volume."""
 
-    def to(self, device: torch.device) -> "EMState":
-        """The state itself."""
-        return self
-
     def resized(self, size: int) -> "EMState":
         """The state itself."""
+        del size
         return self
 
 
 @dataclass(frozen=True)
-class EM:
+class EM(Stepper):
     """V ← V − d with H d = g: the M-step, H being the Hessian of the complete data and the spectral prior.
-
-    With responsibilities that are 0 or 1 it is projection matching.
 
     Parameters
     ----------
@@ -37,17 +29,17 @@ class EM:
         Least curvature of the preconditioner as a fraction of its mean over the open frequencies.
     """
 
-    takes: ClassVar[Takes] = "all"
+    needs: ClassVar[Needs] = Needs(takes="all", stages=(6, 12, 4))
 
     iterations: int = 8
     floor: float = 0.02
 
-    def init(self, volume: Tensor) -> EMState:
+    def init(self, volume: Volume) -> EMState:
         """State before the first step."""
         del volume
         return EMState()
 
-    def step(self, state: EMState, volume: Tensor, local: Local) -> Move:
+    def step(self, state: EMState, volume: Volume, local: Local) -> Move:
         """Solve the M-step."""
         mean = float(local.curvature[local.spectrum.open].mean())
         if mean == 0.0:
@@ -61,3 +53,6 @@ class EM:
             self.iterations,
         )
         return Move(volume - local.rate * step, state, local.rate / mean)
+
+
+SOLVER = EM()

@@ -10,10 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from cryograd.solvers.armijo import ArmijoSearch, ArmijoState
-from cryograd.solvers.protocol import Local, Move, Spectrum, Takes
+from cryograd.fourier import resize_spectrum
+from cryograd.steps.armijo import ArmijoSearch, ArmijoState
+from cryograd.steps.protocol import Local, Move, Needs, Spectrum, Stepper, Volume
 
 PRECONDITIONED = ArmijoSearch(first=10.0, growth=1.2)
 
@@ -34,18 +36,28 @@ class HutchinsonState:
         The last step.
     """
 
-    mean: Tensor
+    mean: Float[Tensor, "*coefficients"]
     probes: int
-    diagonal: Tensor
+    diagonal: Float[Tensor, "*coefficients"]
     search: ArmijoState
 
-    def to(self, device: torch.device) -> "HutchinsonState":
-        """The state with its tensors on a device."""
-        return replace(self, mean=self.mean.to(device), diagonal=self.diagonal.to(device))
+    def resized(self, size: int) -> "HutchinsonState":
+        """The state for maps of another box whose coefficients are the same.
+
+        Steps η stay: both gradient and diagonal change their unit.
+        """
+        if not self.probes:
+            return self
+        old = self.mean.shape[0]
+        larger = (size / old) ** 3
+        # No radius reaches the corner: what D has come down to there from 1, it has at all new frequencies.
+        corner = self.diagonal[old // 2, old // 2, old // 2]
+        diagonal = resize_spectrum(self.diagonal - corner, size) + corner
+        return replace(self, mean=larger * resize_spectrum(self.mean, size), diagonal=larger * diagonal)
 
 
 @dataclass(frozen=True)
-class Hutchinson:
+class Hutchinson(Stepper):
     """V ← V − η D̂⁻¹ g, with D ← β D + (1 − β) D̄ and D̂ = max(|D|, α), all on one minibatch.
 
     D̄ is the mean of z ⊙ H z over one vector z of random signs an iteration. α is one over the number of
@@ -61,18 +73,18 @@ class Hutchinson:
         Of the signs, which are a function of it and of the iteration.
     """
 
-    takes: ClassVar[Takes] = "shuffled"
+    needs: ClassVar[Needs] = Needs(stages=(32, 128, 90), held_out=100)
 
     memory: float = 0.9
     search: ArmijoSearch = PRECONDITIONED
     seed: int = 0
 
-    def init(self, volume: Tensor) -> HutchinsonState:
+    def init(self, volume: Volume) -> HutchinsonState:
         """State before the first step; empty tensors, as the coefficients' shape is not known yet."""
         empty = torch.zeros(0, device=volume.device)
         return HutchinsonState(empty, 0, empty.clone(), ArmijoState())
 
-    def step(self, state: HutchinsonState, volume: Tensor, local: Local) -> Move:
+    def step(self, state: HutchinsonState, volume: Volume, local: Local) -> Move:
         """Probe the diagonal, and take one step."""
         signs = random_signs(volume, local.spectrum, self.seed, local.iteration)
         product = local.normal(local.weights, local.spectrum.volume(torch.complex(signs, 0.0 * signs)))
@@ -87,7 +99,9 @@ class Hutchinson:
         return Move(moved, HutchinsonState(mean, probes, diagonal, search), length)
 
 
-def random_signs(volume: Tensor, spectrum: Spectrum, seed: int, iteration: int) -> Tensor:
+def random_signs(
+    volume: Volume, spectrum: Spectrum, seed: int, iteration: int
+) -> Float[Tensor, "*coefficients"]:
     """A sign for each coefficient, the same for both members of a conjugate pair.
 
     Signs of the real part of white noise's coefficients: these are those of a volume, whatever the unknowns.
@@ -97,3 +111,6 @@ def random_signs(volume: Tensor, spectrum: Spectrum, seed: int, iteration: int) 
     white = torch.from_numpy(noise).to(real)
     coefficients = spectrum.of(torch.view_as_complex(white) if volume.is_complex() else white)
     return torch.where(coefficients.real < 0.0, -1.0, 1.0).to(real.dtype)
+
+
+SOLVER = Hutchinson()

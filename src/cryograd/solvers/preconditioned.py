@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryograd.fourier import resize_spectrum, resize_volume
-from cryograd.solvers.protocol import Local, Move, Takes
+from cryograd.steps.protocol import Local, Move, Needs, Stepper, Volume
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,10 @@ class PreconditionedState:
         gather from the start: both means are free of the bias towards their start at zero.
     """
 
-    momentum: Tensor
+    momentum: Volume
     momentum_weight: float
-    curvature: Tensor
-    curvature_weight: Tensor
-
-    def to(self, device: torch.device) -> "PreconditionedState":
-        """The state with its tensors on a device."""
-        return PreconditionedState(
-            self.momentum.to(device),
-            self.momentum_weight,
-            self.curvature.to(device),
-            self.curvature_weight.to(device),
-        )
+    curvature: Float[Tensor, "*coefficients"]
+    curvature_weight: Float[Tensor, "*coefficients"]
 
     def resized(self, size: int) -> "PreconditionedState":
         """The state for maps of another box whose coefficients are the same."""
@@ -51,7 +43,7 @@ class PreconditionedState:
 
 
 @dataclass(frozen=True)
-class Preconditioned:
+class Preconditioned(Stepper):
     """V ← V − η F⁻¹[ F m / max(h, floor) ], m and h the running means of gradient and curvature.
 
     Parameters
@@ -64,18 +56,18 @@ class Preconditioned:
         Least curvature as a fraction of its mean over the open frequencies: starved ones move slowly.
     """
 
-    takes: ClassVar[Takes] = "shuffled"
+    needs: ClassVar[Needs] = Needs(spectral=True, falling=True, half_start=True)
 
     momentum: float = 0.5
     memory: float = 0.9
     floor: float = 0.02
 
-    def init(self, volume: Tensor) -> PreconditionedState:
+    def init(self, volume: Volume) -> PreconditionedState:
         """State before the first step; numbers in place of what is per coefficient."""
         nothing = torch.zeros((), device=volume.device)
         return PreconditionedState(torch.zeros_like(volume), 0.0, nothing, nothing.clone())
 
-    def step(self, state: PreconditionedState, volume: Tensor, local: Local) -> Move:
+    def step(self, state: PreconditionedState, volume: Volume, local: Local) -> Move:
         """Take one step of the schedule's size η; curvatures being row sums, 1 is a third of a Newton step.
 
         The length that it returns divides by the mean curvature and not by each frequency's: priors push
@@ -96,3 +88,6 @@ class Preconditioned:
         direction = local.spectrum.scaled(following.momentum / following.momentum_weight, inverse)
         moved = volume - local.rate * direction
         return Move(moved, following, local.rate / float(local.curvature[open_].mean()))
+
+
+SOLVER = Preconditioned()

@@ -4,28 +4,29 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from cryograd.solvers.line_search import Lipschitz, LipschitzSearch
-from cryograd.solvers.protocol import Local, Move, Takes
-from cryograd.solvers.schedule import StepDecay
+from cryograd.fourier import resize_volume
+from cryograd.steps.decay import StepDecay
+from cryograd.steps.line_search import Lipschitz, LipschitzSearch
+from cryograd.steps.protocol import Local, Move, Needs, Stepper, Volume
 
 
 @dataclass(frozen=True)
 class SGDState:
     """Running mean of the gradients (L, L, L), the weight it has gathered, and the Lipschitz constant."""
 
-    momentum: Tensor
+    momentum: Volume
     weight: float
     lipschitz: Lipschitz
 
-    def to(self, device: torch.device) -> "SGDState":
-        """The state with its tensors on a device."""
-        return SGDState(self.momentum.to(device), self.weight, self.lipschitz)
+    def resized(self, size: int) -> "SGDState":
+        """The state for maps of another box whose coefficients are the same."""
+        larger = (size / self.momentum.shape[-1]) ** 3
+        return SGDState(resize_volume(self.momentum, size), self.weight, self.lipschitz.scaled(larger))
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Stepper):
     """V ← V − (ε/L) m, m the running mean of the minibatches' gradients.
 
     Parameters
@@ -38,17 +39,17 @@ class SGD:
         How L is found.
     """
 
-    takes: ClassVar[Takes] = "shuffled"
+    needs: ClassVar[Needs] = Needs(stages=(32, 128, 90), held_out=100)
 
     momentum: float = 0.9
     decay: StepDecay = field(default_factory=StepDecay)
     search: LipschitzSearch = field(default_factory=LipschitzSearch)
 
-    def init(self, volume: Tensor) -> SGDState:
+    def init(self, volume: Volume) -> SGDState:
         """State before the first step."""
         return SGDState(torch.zeros_like(volume), 0.0, Lipschitz())
 
-    def step(self, state: SGDState, volume: Tensor, local: Local) -> Move:
+    def step(self, state: SGDState, volume: Volume, local: Local) -> Move:
         """Take one step."""
         lipschitz = self.search(state.lipschitz, volume, local)
         momentum = self.momentum * state.momentum + (1.0 - self.momentum) * local.gradient
@@ -56,3 +57,6 @@ class SGD:
         length = local.rate * self.decay(local.iteration) * lipschitz.inverse
         moved = volume - (length / weight) * momentum
         return Move(moved, SGDState(momentum, weight, lipschitz), length)
+
+
+SOLVER = SGD()

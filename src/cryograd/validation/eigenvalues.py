@@ -8,7 +8,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from cryograd.solvers.conjugate_gradient import conjugate_gradient
+from cryograd.steps.conjugate_gradient import conjugate_gradient
 
 Product = Callable[[Tensor], Tensor]
 # Vectors that Lanczos iterations keep, and conjugate gradients for an inverse at most.

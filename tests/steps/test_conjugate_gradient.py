@@ -2,7 +2,7 @@
 
 import torch
 
-from cryograd.solvers.conjugate_gradient import conjugate_gradient, conjugate_gradients
+from cryograd.steps.conjugate_gradient import conjugate_gradient, conjugate_gradients
 
 
 def a_matrix(size: int, rank: int) -> torch.Tensor:

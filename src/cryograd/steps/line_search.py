@@ -1,10 +1,8 @@
 """Lipschitz constant of the gradient by a line search on fixed pose samples (CVPR 2015)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from cryograd.solvers.protocol import Local
+from cryograd.steps.protocol import Local, Volume
 
 
 @dataclass(frozen=True)
@@ -19,6 +17,10 @@ class Lipschitz:
     def inverse(self) -> float:
         """1/L, the length of a step; 0 as long as there has been no slope to measure L on."""
         return 1.0 / self.constant if self.constant > 0 else 0.0
+
+    def scaled(self, factor: float) -> "Lipschitz":
+        """The estimate multiplied, for gradients in another unit."""
+        return replace(self, constant=factor * self.constant)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class LipschitzSearch:
     start: float = 0.125
     longest: int = 12
 
-    def __call__(self, known: Lipschitz, volume: Tensor, local: Local) -> Lipschitz:
+    def __call__(self, known: Lipschitz, volume: Volume, local: Local) -> Lipschitz:
         """The constant for a step from a volume; the known one where no search is due."""
         due = local.radius != known.radius or local.iteration >= known.iteration + self.every
         if not due:

@@ -6,12 +6,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from cryograd.solvers.protocol import Spectrum, dot
+from cryograd.steps.protocol import PerCoefficient, Spectrum, Volume, dot
 
 
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor],
-    gradient: Tensor,
+    gradient: Volume,
     precondition: Callable[[Tensor], Tensor],
     tolerance: float = 0.0,
 ) -> Iterator[Tensor]:
@@ -48,11 +48,11 @@ def conjugate_gradients(
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor],
-    gradient: Tensor,
+    gradient: Volume,
     precondition: Callable[[Tensor], Tensor],
     iterations: int,
     tolerance: float = 0.0,
-) -> Tensor:
+) -> Volume:
     """The last of at most so many `conjugate_gradients`; few leave what no image measures as it is."""
     solution = torch.zeros_like(gradient)
     for better in islice(conjugate_gradients(product, gradient, precondition, tolerance), iterations):
@@ -60,7 +60,7 @@ def conjugate_gradient(
     return solution
 
 
-def inverse_curvature(curvature: Tensor, spectrum: Spectrum, floor: float) -> Tensor:
+def inverse_curvature(curvature: PerCoefficient, spectrum: Spectrum, floor: float) -> PerCoefficient:
     """1 / max(h, floor · mean h) where open, else 0; all zero where nothing has any curvature."""
     mean = float(curvature[spectrum.open].mean())
     if mean == 0.0:

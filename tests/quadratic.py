@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, lowpass_volume, radius_grid
-from cryograd.solvers.protocol import Local, Solver, Spectrum
+from cryograd.steps.protocol import Local, Solver, Spectrum
 
 SIZE, RADIUS = 16, 6.0
 
@@ -49,19 +49,19 @@ class Quadratic:
             return 0.5 * float((apart * self.hessian(where - target, radius)).sum())
 
         return Local(
-            value(volume),
-            self.hessian(volume - target, radius),
-            self.curvature * (radius_grid(SIZE, 3) <= radius),
-            torch.zeros_like,
-            self.curvature,
-            value,
-            lambda weights, direction: replace(self, curvature=weights).hessian(direction, radius),
-            Spectrum.of_voxels(SIZE, radius, volume.device),
-            radius,
-            rate,
-            iteration,
-            0 if part is None else iteration // len(self.targets),
-            (0, 1) if part is None else (part, len(self.targets)),
+            loss=value(volume),
+            gradient=self.hessian(volume - target, radius),
+            curvature=self.curvature * (radius_grid(SIZE, 3) <= radius),
+            precision=torch.zeros_like,
+            weights=self.curvature,
+            value=value,
+            normal=lambda weights, direction: replace(self, curvature=weights).hessian(direction, radius),
+            spectrum=Spectrum.of_voxels(SIZE, radius, volume.device),
+            radius=radius,
+            rate=rate,
+            iteration=iteration,
+            epoch=0 if part is None else iteration // len(self.targets),
+            minibatch=(0, 1) if part is None else (part, len(self.targets)),
         )
 
     def error(self, volume: Tensor) -> float:
@@ -75,7 +75,7 @@ class Quadratic:
         state = solver.init(volume)
         for iteration in range(steps):
             radius = radii[iteration] if iteration < len(radii) else RADIUS
-            part = None if solver.takes == "all" else iteration % len(self.targets)
+            part = None if solver.needs.takes == "all" else iteration % len(self.targets)
             move = solver.step(state, volume, self.local(volume, iteration, radius, rate, part))
             volume, state = move.volume, move.state
         return volume

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
@@ -14,6 +15,42 @@ DIAGONAL_SHARE = 8.0 / 27.0
 # The images of an iteration: all, the next ones of a shuffled sequence, or a part of a fixed partition, the
 # parts in turn or at random.
 Takes = Literal["all", "shuffled", "parts", "random parts"]
+# Real voxels (L, L, L), or whatever else the functions of a spectrum take: complex numbers of any shape.
+# Within one call all volumes have one shape, and so has all that there is per coefficient.
+Volume = Inexact[Tensor, "*volume"]
+PerCoefficient = Float[Tensor, "*coefficients"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a solver asks of the loop around it.
+
+    Parameters
+    ----------
+    takes
+        The images of an iteration.
+    hard
+        Whether each image counts at its best pose alone.
+    spectral
+        Whether the noise of an ab initio map is measured, for a prior on the spectrum.
+    falling
+        Whether the step size falls harmonically at the end, for steps that are no averages themselves.
+    half_start
+        Whether minibatches are half as large while there are several starts.
+    stages
+        Iterations of selection, of the march, and at the final radius; None for those of a pass over the
+        images, within bounds.
+    held_out
+        Images that are held out by default.
+    """
+
+    takes: Takes = "shuffled"
+    hard: bool = False
+    spectral: bool = False
+    falling: bool = False
+    half_start: bool = False
+    stages: tuple[int, int, int | None] = (24, 32, None)
+    held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +69,7 @@ class Spectrum:
 
     of: Callable[[Tensor], Tensor]
     volume: Callable[[Tensor], Tensor]
-    open: Tensor
+    open: Bool[Tensor, "*coefficients"]
 
     @staticmethod
     def of_voxels(size: int, radius: float, device: torch.device) -> "Spectrum":
@@ -40,7 +77,7 @@ class Spectrum:
         open_ = radius_grid(size, 3, device) <= radius
         return Spectrum(fourier_3d, lambda coefficients: inverse_fourier_3d(coefficients, size), open_)
 
-    def scaled(self, volume: Tensor, factors: Tensor) -> Tensor:
+    def scaled(self, volume: Volume, factors: Float[Tensor, "..."]) -> Volume:
         """F⁻¹[factors · F v]."""
         return self.volume(self.of(volume) * factors)
 
@@ -82,10 +119,10 @@ class Local:
     """
 
     loss: float
-    gradient: Tensor
-    curvature: Tensor
+    gradient: Volume
+    curvature: PerCoefficient
     precision: Callable[[Tensor], Tensor]
-    weights: Tensor
+    weights: Shaped[Tensor, "..."]
     value: Callable[[Tensor], float]
     normal: Callable[[Tensor, Tensor], Tensor]
     spectrum: Spectrum
@@ -95,7 +132,7 @@ class Local:
     epoch: int
     minibatch: tuple[int, int]
 
-    def prior(self, precision: Tensor, volume: Tensor) -> Tensor:
+    def prior(self, precision: PerCoefficient, volume: Volume) -> Volume:
         """Gradient of the prior on the spectrum, ``precision`` being in the unit of row sums."""
         return self.spectrum.scaled(volume, DIAGONAL_SHARE * precision)
 
@@ -114,23 +151,27 @@ class Move:
         Step length of a gradient that is not preconditioned; the prior's is multiplied by it.
     """
 
-    volume: Tensor
+    volume: Volume
     state: Any
     length: float
 
 
 class SolverState(Protocol):
-    """What a solver remembers: a dataclass of tensors and plain data, as a checkpoint keeps it."""
+    """What a solver remembers: a record as `cryograd.steps.state` describes it."""
 
-    def to(self, device: torch.device) -> "SolverState":
-        """The state with its tensors on a device."""
+    def resized(self, size: int) -> "SolverState":
+        """The state for maps of another box whose Fourier coefficients are the same.
+
+        With s the ratio of the boxes' numbers of voxels, gradients keep their values (`resize_volume`), and
+        curvatures, also those that a line search finds, are multiplied by s.
+        """
         ...
 
 
 class Solver(Protocol):
     """How a volume is changed. Settings are fields; all that changes is in the state."""
 
-    takes: ClassVar[Takes]
+    needs: ClassVar[Needs]
 
     def init(self, volume: Tensor) -> Any:
         """State before the first step."""
@@ -140,8 +181,32 @@ class Solver(Protocol):
         """Take one step from a volume."""
         ...
 
+    def minibatch_bytes(self, size: int, radius: float) -> int:
+        """Bytes that are kept of each minibatch, at a radius in Fourier pixels, of maps of a box."""
+        ...
 
-def dot(a: Tensor, b: Tensor) -> float:
+    def fixed_bytes(self, size: int, radius: float) -> int:
+        """Bytes that are taken besides, however many minibatches there are."""
+        ...
+
+
+class Stepper:
+    """A solver that keeps nothing of single minibatches."""
+
+    needs: ClassVar[Needs] = Needs()
+
+    def minibatch_bytes(self, size: int, radius: float) -> int:
+        """Zero."""
+        del size, radius
+        return 0
+
+    def fixed_bytes(self, size: int, radius: float) -> int:
+        """Zero."""
+        del size, radius
+        return 0
+
+
+def dot(a: Volume, b: Volume) -> float:
     """Inner product Re Σ a* b, in double precision."""
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)

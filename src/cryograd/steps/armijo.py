@@ -1,12 +1,11 @@
-"""Gradient steps whose length an Armijo search finds on each minibatch (Toader, Brubaker & Lederman)."""
+"""The length of a step by an Armijo search on its minibatch (Toader, Brubaker & Lederman)."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
-import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from cryograd.solvers.protocol import Local, Move, Takes, dot
+from cryograd.steps.protocol import Local, Volume, dot
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,9 @@ class ArmijoState:
     step: float = 0.0
     epoch: int = -1
 
-    def to(self, device: torch.device) -> "ArmijoState":
-        """The state itself: there is no tensor in it."""
-        del device
-        return self
+    def scaled(self, factor: float) -> "ArmijoState":
+        """The state with its step multiplied, for gradients in another unit."""
+        return replace(self, step=factor * self.step)
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class ArmijoSearch:
     longest: int = 40
 
     def descend(
-        self, known: ArmijoState, volume: Tensor, diagonal: Tensor, local: Local
-    ) -> tuple[Tensor, ArmijoState, float]:
+        self, known: ArmijoState, volume: Volume, diagonal: Float[Tensor, "..."], local: Local
+    ) -> tuple[Volume, ArmijoState, float]:
         """The volume after a step, what to remember, and η; 0 where the search gave up.
 
         Parameters
@@ -70,34 +68,3 @@ class ArmijoSearch:
             if local.value(moved) <= local.loss - self.decrease * step * slope:
                 return moved, ArmijoState(step, local.epoch), step
         return volume, ArmijoState(before, local.epoch), 0.0
-
-
-PLAIN = ArmijoSearch(first=1.0, growth=2.0)
-
-
-@dataclass(frozen=True)
-class ArmijoSGD:
-    """V ← V − η D⁻¹ g with a diagonal D that is known beforehand: 1 is plain SGD, as the paper's.
-
-    Parameters
-    ----------
-    diagonal
-        D, in the unit of `Local.curvature`.
-    search
-        How η is found; the default is the paper's for plain SGD.
-    """
-
-    takes: ClassVar[Takes] = "shuffled"
-
-    diagonal: Tensor = field(default_factory=lambda: torch.ones(()))
-    search: ArmijoSearch = PLAIN
-
-    def init(self, volume: Tensor) -> ArmijoState:
-        """State before the first step."""
-        del volume
-        return ArmijoState()
-
-    def step(self, state: ArmijoState, volume: Tensor, local: Local) -> Move:
-        """Take one step."""
-        moved, state, step = self.search.descend(state, volume, self.diagonal.to(volume.device), local)
-        return Move(moved, state, step / float(self.diagonal.mean()))
