@@ -1,6 +1,15 @@
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+from cryograd.registry import PRIORS, SOLVERS
+
+# What solvers, their tools and priors are given and return is checked against the types and shapes of their
+# signatures, which has to be said before any of them is imported. Of the other packages some have compiled
+# kernels and validated models, and checks at every call of the inner loops would take longer than the calls.
+CHOICES = [registry.module_of(name) for registry in (SOLVERS, PRIORS) for name in registry.names()]
+install_import_hook(["cryograd.steps", "cryograd.objective.prior", *CHOICES], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

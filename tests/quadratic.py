@@ -5,8 +5,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryograd.fourier import fourier_3d, inverse_fourier_3d, lowpass_volume, radius_grid
-from cryograd.steps.protocol import Local, Solver, Spectrum
+from cryograd.fourier import (
+    fourier_3d,
+    inverse_fourier_3d,
+    lowpass_volume,
+    radius_grid,
+    resize_spectrum,
+    resize_transform,
+)
+from cryograd.steps.protocol import Local, Move, Solver, Spectrum
 
 SIZE, RADIUS = 16, 6.0
 
@@ -35,10 +42,20 @@ class Quadratic:
         targets = smooth[0] + disagreement * (smooth[1:] - smooth[1:].mean(dim=0))
         return Quadratic(targets, spread ** (-radius_grid(SIZE, 3) / RADIUS).float())
 
+    @property
+    def size(self) -> int:
+        """L."""
+        return self.targets.shape[-1]
+
+    def resized(self, size: int) -> "Quadratic":
+        """The same function of the Fourier coefficients of volumes in another box."""
+        targets = torch.stack([resize_transform(target, size) for target in self.targets])
+        return Quadratic(targets, _resized(self.curvature, size))
+
     def hessian(self, volume: Tensor, radius: float = RADIUS) -> Tensor:
         """H V up to a radius."""
-        open_ = radius_grid(SIZE, 3) <= radius
-        return inverse_fourier_3d(self.curvature * open_ * fourier_3d(volume), SIZE)
+        open_ = radius_grid(self.size, 3) <= radius
+        return inverse_fourier_3d(self.curvature * open_ * fourier_3d(volume), self.size)
 
     def local(self, volume: Tensor, iteration: int, radius: float, rate: float, part: int | None) -> Local:
         """One part near a volume, or all of them."""
@@ -51,12 +68,15 @@ class Quadratic:
         return Local(
             loss=value(volume),
             gradient=self.hessian(volume - target, radius),
-            curvature=self.curvature * (radius_grid(SIZE, 3) <= radius),
+            curvature=self.curvature * (radius_grid(self.size, 3) <= radius),
             precision=torch.zeros_like,
-            weights=self.curvature,
+            # As the likelihood's, the statistic does not know of the box.
+            weights=_resized(self.curvature, SIZE),
             value=value,
-            normal=lambda weights, direction: replace(self, curvature=weights).hessian(direction, radius),
-            spectrum=Spectrum.of_voxels(SIZE, radius, volume.device),
+            normal=lambda weights, direction: replace(self, curvature=_resized(weights, self.size)).hessian(
+                direction, radius
+            ),
+            spectrum=Spectrum.of_voxels(self.size, radius, volume.device),
             radius=radius,
             rate=rate,
             iteration=iteration,
@@ -69,13 +89,29 @@ class Quadratic:
         minimum = self.targets.mean(dim=0)
         return float((volume - minimum).norm() / minimum.norm())
 
+    def step(
+        self, solver: Solver, move: Move, iteration: int, rate: float = 1.0, radius: float = RADIUS
+    ) -> Move:
+        """The step after another one, on the part whose turn it is."""
+        part = None if solver.needs.takes == "all" else iteration % len(self.targets)
+        local = self.local(move.volume, iteration, radius, rate, part)
+        return solver.step(move.state, move.volume, local)
+
+    def start(self, solver: Solver) -> Move:
+        """Zero, and what the solver knows there."""
+        volume = torch.zeros_like(self.targets[0])
+        return Move(volume, solver.init(volume), 0.0)
+
     def solve(self, solver: Solver, steps: int, rate: float = 1.0, radii: tuple[float, ...] = ()) -> Tensor:
         """The volume after some steps from zero, at given radii or the largest, part after part."""
-        volume = torch.zeros_like(self.targets[0])
-        state = solver.init(volume)
+        move = self.start(solver)
         for iteration in range(steps):
             radius = radii[iteration] if iteration < len(radii) else RADIUS
-            part = None if solver.needs.takes == "all" else iteration % len(self.targets)
-            move = solver.step(state, volume, self.local(volume, iteration, radius, rate, part))
-            volume, state = move.volume, move.state
-        return volume
+            move = self.step(solver, move, iteration, rate, radius)
+        return move.volume
+
+
+def _resized(curvature: Tensor, size: int) -> Tensor:
+    """Curvature per coefficient in the unit of another box."""
+    old = len(curvature)
+    return curvature if size == old else resize_spectrum(curvature, size) * (size / old) ** 3

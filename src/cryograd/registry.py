@@ -36,6 +36,10 @@ class Registry:
         found = (module.name for module in pkgutil.iter_modules(folders or ()))
         return tuple(sorted(name.replace("_", "-") for name in found if name not in APART))
 
+    def module_of(self, name: str) -> str:
+        """Dotted name of the module that has the choice of a name."""
+        return f"{self.package}.{name.replace('-', '_')}"
+
     def get(self, name: str) -> Any:
         """The choice of a name.
 
@@ -46,8 +50,7 @@ class Registry:
         """
         if name not in self.names():
             raise CryogradError(f"unknown {self.kind} {name!r}", self.package, self.remedy(name))
-        module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
-        return getattr(module, self.kind.upper())
+        return getattr(importlib.import_module(self.module_of(name)), self.kind.upper())
 
     def remedy(self, name: str) -> str:
         """What to do about a name that is unknown: take the nearest, or any."""

@@ -1,6 +1,6 @@
 """What a prior on density is: a new one is a class with these methods in a module of `objective.priors`."""
 
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,11 +8,12 @@ from torch import Tensor
 Density = Float[Tensor, "z y x"]
 
 
+@runtime_checkable
 class Prior(Protocol):
     """−log p(V), its gradient, and the projection onto the densities that it allows."""
 
     @classmethod
-    def scaled(cls, scale: float, weight: float) -> Self:
+    def scaled(cls, scale: float, weight: float) -> "Prior":
         """The prior for data with a root mean square density in the mask, of a strength λ."""
         ...
 

@@ -74,6 +74,9 @@ class Preconditioned(Stepper):
         along frequencies that no image measures, DC above all.
         """
         open_ = local.spectrum.open
+        bend = float(local.curvature[open_].mean())
+        if bend == 0.0:
+            return Move(volume, state, 0.0)
         precision = local.precision(local.curvature)
         gradient = local.gradient + local.prior(precision, volume)
         following = PreconditionedState(
@@ -87,7 +90,7 @@ class Preconditioned(Stepper):
         inverse[open_] = 1.0 / torch.clamp(mean, min=self.floor * float(mean.mean()))
         direction = local.spectrum.scaled(following.momentum / following.momentum_weight, inverse)
         moved = volume - local.rate * direction
-        return Move(moved, following, local.rate / float(local.curvature[open_].mean()))
+        return Move(moved, following, local.rate / bend)
 
 
 SOLVER = Preconditioned()

@@ -31,7 +31,7 @@ class SAGDState:
         Side in voxels of the box that the coefficients are of.
     """
 
-    gradients: tuple[Complex[Tensor, " open"], ...]
+    gradients: tuple[Complex[Tensor, " _"], ...]
     total: Complex[Tensor, " coefficients"]
     count: Float[Tensor, " coefficients"]
     lipschitz: Lipschitz

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
@@ -156,6 +156,7 @@ class Move:
     length: float
 
 
+@runtime_checkable
 class SolverState(Protocol):
     """What a solver remembers: a record as `cryograd.steps.state` describes it."""
 
@@ -168,6 +169,7 @@ class SolverState(Protocol):
         ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """How a volume is changed. Settings are fields; all that changes is in the state."""
 
