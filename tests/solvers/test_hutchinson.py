@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
+from cryograd.solvers import registry
 from cryograd.solvers.armijo_sgd import ArmijoSGD
 from cryograd.solvers.hutchinson import Hutchinson, random_signs
 from cryograd.steps.armijo import ArmijoSearch, ArmijoState
@@ -79,6 +80,17 @@ def test_a_search_that_gains_nothing_leaves_the_volume() -> None:
     assert moved is START
     assert found == ArmijoState(8.0, 0)
     assert taken == 0.0
+
+
+@pytest.mark.parametrize("name", ["armijo-sgd", "em", "hutchinson", "incremental", "preconditioned"])
+def test_unknowns_may_be_complex_numbers_of_any_shape(name: str) -> None:
+    """Those at known poses are Fourier voxels in a row."""
+    solver, local = registry.get(name), a_quadratic(CURVATURE, START)
+    move = solver.step(solver.init(START), START, local)
+    assert move.volume.dtype == torch.complex128
+    assert move.volume.shape == START.shape
+    assert local.value(move.volume) < local.loss
+    assert move.volume[3] == START[3]
 
 
 def test_the_exact_diagonal_makes_a_newton_step() -> None:
