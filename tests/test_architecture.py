@@ -18,7 +18,7 @@ LONGEST_FILE = 400
 # each other.
 LAYERS = [
     {"__init__"},
-    {"errors", "threads", "atomic", "heap"},
+    {"errors", "threads", "fused", "atomic", "heap"},
     {"registry"},
     {"config"},
     {"fourier", "rotations"},

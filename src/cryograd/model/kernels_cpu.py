@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit, prange
 
 from cryograd import threads  # noqa: F401 - chooses numba's threading layer before the first launch
+from cryograd.fused import fma
 
 # Partial grids that back-projection adds up in a fixed order: the sum does not depend on the thread count.
 # Of large grids there are none: to clear and add up few of them takes as long as it saves.
@@ -20,16 +21,16 @@ NEAR, POINTS = 16, 512
 
 # The loops over points are functions of their own: inside the parallel loop `locate`, a third of the work,
 # would not be vectorised.
-@njit(fastmath=True, cache=True)
+@njit(cache=True)
 def locate(rotation, points, first, number, scale, m, corners, places):
     """Flat index of the first corner; fractions along xyz, and sign of the imaginary part, of some points."""
     real = rotation.dtype.type
     turn = scale * rotation
     for k in range(number):
         px, py, pz = points[0, first + k], points[1, first + k], points[2, first + k]
-        x = turn[0, 0] * px + turn[1, 0] * py + turn[2, 0] * pz
-        y = turn[0, 1] * px + turn[1, 1] * py + turn[2, 1] * pz
-        z = turn[0, 2] * px + turn[1, 2] * py + turn[2, 2] * pz
+        x = fma(turn[0, 0], px, fma(turn[1, 0], py, turn[2, 0] * pz))
+        y = fma(turn[0, 1], px, fma(turn[1, 1], py, turn[2, 1] * pz))
+        z = fma(turn[0, 2], px, fma(turn[1, 2], py, turn[2, 2] * pz))
         sign = real(-1) if x < 0 else real(1)
         x, y, z = sign * x, sign * y + real(m), sign * z + real(m)
         # Not negative any more, so that truncation is the floor.
@@ -41,7 +42,7 @@ def locate(rotation, points, first, number, scale, m, corners, places):
         places[3, k] = sign
 
 
-@njit(fastmath=True, cache=True)
+@njit(cache=True)
 def _gather(grid, corners, places, number, m, out):
     real = grid.dtype.type
     row = np.uint64(2 * (m + 1))
@@ -56,15 +57,15 @@ def _gather(grid, corners, places, number, m, out):
             (c + plane, fz * (real(1) - fy)),
             (c + plane + row, fz * fy),
         ):
-            left_re += w * grid[corner]
-            left_im += w * grid[corner + one]
-            right_re += w * grid[corner + two]
-            right_im += w * grid[corner + three]
-        out[k, 0] = left_re + fx * (right_re - left_re)
-        out[k, 1] = sign * (left_im + fx * (right_im - left_im))
+            left_re = fma(w, grid[corner], left_re)
+            left_im = fma(w, grid[corner + one], left_im)
+            right_re = fma(w, grid[corner + two], right_re)
+            right_im = fma(w, grid[corner + three], right_im)
+        out[k, 0] = fma(fx, right_re - left_re, left_re)
+        out[k, 1] = sign * fma(fx, right_im - left_im, left_im)
 
 
-@njit(fastmath=True, cache=True)
+@njit(cache=True)
 def _scatter(grid, corners, places, number, m, values):
     real = grid.dtype.type
     row = np.uint64(2 * (m + 1))
@@ -81,13 +82,13 @@ def _scatter(grid, corners, places, number, m, values):
             (c + plane, fz * (real(1) - fy)),
             (c + plane + row, fz * fy),
         ):
-            grid[corner] += w * left_re
-            grid[corner + one] += w * left_im
-            grid[corner + two] += w * right_re
-            grid[corner + three] += w * right_im
+            grid[corner] = fma(w, left_re, grid[corner])
+            grid[corner + one] = fma(w, left_im, grid[corner + one])
+            grid[corner + two] = fma(w, right_re, grid[corner + two])
+            grid[corner + three] = fma(w, right_im, grid[corner + three])
 
 
-@njit(fastmath=True, cache=True)
+@njit(cache=True)
 def _scatter_real(grid, corners, places, number, m, values):
     """`_scatter` for real values and a real grid."""
     real = grid.dtype.type
@@ -104,11 +105,11 @@ def _scatter_real(grid, corners, places, number, m, values):
             (c + plane, fz * (real(1) - fy)),
             (c + plane + row, fz * fy),
         ):
-            grid[corner] += w * left
-            grid[corner + one] += w * right
+            grid[corner] = fma(w, left, grid[corner])
+            grid[corner + one] = fma(w, right, grid[corner + one])
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, cache=True)
 def _sample(grid, rotations, points, scale, m, out):
     n = rotations.shape[0]
     for group in prange((n + NEAR - 1) // NEAR):
@@ -120,7 +121,7 @@ def _sample(grid, rotations, points, scale, m, out):
                 _gather(grid, corners, places, number, m, out[j, first:])
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, cache=True)
 def _insert(values, rotations, points, scale, m, partial):
     parts, n = partial.shape[0], rotations.shape[0]
     for part in prange(parts):

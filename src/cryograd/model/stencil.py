@@ -21,6 +21,7 @@ from numba import get_num_threads, njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from cryograd.fused import fma
 from cryograd.model.kernels_cpu import locate
 
 KINDS = 8
@@ -48,7 +49,7 @@ def _prefetch(_typing: Any, array: types.Array, index: types.Integer) -> tuple[A
 
 
 # Written out, the 27 additions need no small arrays of factors, which would cost more than they do.
-@njit(fastmath=True, cache=True)
+@njit(cache=True)
 def _add(weights, corners, places, power, m, first, last):
     """Add the products of all points to the voxels ``first`` to ``last`` of weights (V, 8)."""
     real = weights.dtype.type
@@ -69,41 +70,41 @@ def _add(weights, corners, places, power, m, first, last):
         x00, y00, z00 = real(1) - fx - x01, p - p * fy - y01, real(1) - fz - z01
         if first <= v < last:
             a, b, c, d = y00 * z00, y00 * z01, y01 * z00, y01 * z01
-            weights[v, 0] += a * x00
-            weights[v, 1] += b * x00
-            weights[v, 2] += c * x00
-            weights[v, 3] += d * x00
-            weights[v, 4] += a * x01
-            weights[v, 5] += b * x01
-            weights[v, 6] += c * x01
-            weights[v, 7] += d * x01
-            weights[v + one, 0] += a * x11
-            weights[v + one, 1] += b * x11
-            weights[v + one, 2] += c * x11
-            weights[v + one, 3] += d * x11
+            weights[v, 0] = fma(a, x00, weights[v, 0])
+            weights[v, 1] = fma(b, x00, weights[v, 1])
+            weights[v, 2] = fma(c, x00, weights[v, 2])
+            weights[v, 3] = fma(d, x00, weights[v, 3])
+            weights[v, 4] = fma(a, x01, weights[v, 4])
+            weights[v, 5] = fma(b, x01, weights[v, 5])
+            weights[v, 6] = fma(c, x01, weights[v, 6])
+            weights[v, 7] = fma(d, x01, weights[v, 7])
+            weights[v + one, 0] = fma(a, x11, weights[v + one, 0])
+            weights[v + one, 1] = fma(b, x11, weights[v + one, 1])
+            weights[v + one, 2] = fma(c, x11, weights[v + one, 2])
+            weights[v + one, 3] = fma(d, x11, weights[v + one, 3])
             a, b = y11 * z00, y11 * z01
-            weights[v + row, 0] += a * x00
-            weights[v + row, 1] += b * x00
-            weights[v + row, 4] += a * x01
-            weights[v + row, 5] += b * x01
-            weights[v + row + one, 0] += a * x11
-            weights[v + row + one, 1] += b * x11
+            weights[v + row, 0] = fma(a, x00, weights[v + row, 0])
+            weights[v + row, 1] = fma(b, x00, weights[v + row, 1])
+            weights[v + row, 4] = fma(a, x01, weights[v + row, 4])
+            weights[v + row, 5] = fma(b, x01, weights[v + row, 5])
+            weights[v + row + one, 0] = fma(a, x11, weights[v + row + one, 0])
+            weights[v + row + one, 1] = fma(b, x11, weights[v + row + one, 1])
         v += plane
         if first <= v < last:
             a, c = y00 * z11, y01 * z11
-            weights[v, 0] += a * x00
-            weights[v, 2] += c * x00
-            weights[v, 4] += a * x01
-            weights[v, 6] += c * x01
-            weights[v + one, 0] += a * x11
-            weights[v + one, 2] += c * x11
+            weights[v, 0] = fma(a, x00, weights[v, 0])
+            weights[v, 2] = fma(c, x00, weights[v, 2])
+            weights[v, 4] = fma(a, x01, weights[v, 4])
+            weights[v, 6] = fma(c, x01, weights[v, 6])
+            weights[v + one, 0] = fma(a, x11, weights[v + one, 0])
+            weights[v + one, 2] = fma(c, x11, weights[v + one, 2])
             a = y11 * z11
-            weights[v + row, 0] += a * x00
-            weights[v + row, 4] += a * x01
-            weights[v + row + one, 0] += a * x11
+            weights[v + row, 0] = fma(a, x00, weights[v + row, 0])
+            weights[v + row, 4] = fma(a, x01, weights[v + row, 4])
+            weights[v + row + one, 0] = fma(a, x11, weights[v + row + one, 0])
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, cache=True)
 def _accumulate(rotations, points, power, m, bounds, weights):
     # Each thread has planes of its own and passes over all points: locating them is a tenth of the work, and
     # every voxel's sum runs over the images in their order, whatever the number of threads.
@@ -146,9 +147,9 @@ def stencil_weights(rotations: Tensor, points: Tensor, power: Tensor, half: int)
     return torch.from_numpy(weights).to(power.device)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, cache=True)
 def _multiply(weights, grid, reach, m, out):
-    side, length = 2 * m + 1, m + 1
+    side, length, one = 2 * m + 1, m + 1, np.uint64(1)
     row, plane = length, length * side
     for z in prange(1, side - 1):
         for y in range(1, side - 1):
@@ -159,15 +160,23 @@ def _multiply(weights, grid, reach, m, out):
                 v = z * plane + y * row + x
                 re = im = weights.dtype.type(0)
                 for dz in range(-1, 2):
+                    # Sums of their own for each plane wait less for one another.
+                    plane_re = plane_im = weights.dtype.type(0)
                     for dy in range(-1, 2):
-                        near = v + dz * plane + dy * row
+                        near = np.uint64(v + dz * plane + dy * row)
                         # The box of two voxels begins at the lower of both in every axis. Left of x = 0 are
                         # the last entries of another row, which are all zero.
-                        low = v + min(dz, 0) * plane + min(dy, 0) * row
+                        low = np.uint64(v + min(dz, 0) * plane + min(dy, 0) * row)
                         kind = 2 * abs(dy) + abs(dz)
-                        a, b, c = weights[low - 1, 4 + kind], weights[low, kind], weights[low, 4 + kind]
-                        re += a * grid[near - 1, 0] + b * grid[near, 0] + c * grid[near + 1, 0]
-                        im += a * grid[near - 1, 1] + b * grid[near, 1] + c * grid[near + 1, 1]
+                        a, b, c = weights[low - one, 4 + kind], weights[low, kind], weights[low, 4 + kind]
+                        plane_re = fma(a, grid[near - one, 0], plane_re)
+                        plane_re = fma(b, grid[near, 0], plane_re)
+                        plane_re = fma(c, grid[near + one, 0], plane_re)
+                        plane_im = fma(a, grid[near - one, 1], plane_im)
+                        plane_im = fma(b, grid[near, 1], plane_im)
+                        plane_im = fma(c, grid[near + one, 1], plane_im)
+                    re += plane_re
+                    im += plane_im
                 out[v, 0] = re
                 out[v, 1] = im
 

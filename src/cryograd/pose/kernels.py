@@ -4,32 +4,37 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cryograd.fused import fma
 from cryograd.rotations import FloatArray
 
 # Kernels are zero where they are below exp of minus this.
 NEGLIGIBLE_EXPONENT = 18.0
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True)
 def fisher_spread(
     vectors: FloatArray, centres: FloatArray, weights: FloatArray, width: float
 ) -> tuple[FloatArray, NDArray[np.int64]]:
     """Σ_i w_i exp((cos δ_ij − 1)/w²) at unit vectors (J, d) around centres (M, d), and the nearest centre.
 
-    ``width`` is w; both are of shape (J,).
+    ``width`` is w; both are of shape (J,). d is 2 or 3.
     """
-    spread, nearest = np.zeros(len(vectors)), np.zeros(len(vectors), dtype=np.int64)
+    spread, nearest = np.empty(len(vectors)), np.zeros(len(vectors), dtype=np.int64)
+    solid = vectors.shape[1] == 3
+    concentration = 1.0 / width**2
     least = 1.0 - NEGLIGIBLE_EXPONENT * width**2
     for j in range(len(vectors)):
-        largest = -2.0
+        x, y, z = vectors[j, 0], vectors[j, 1], vectors[j, 2] if solid else 0.0
+        largest, total = -2.0, 0.0
         for i in range(len(centres)):
-            cosine = 0.0
-            for axis in range(vectors.shape[1]):
-                cosine += vectors[j, axis] * centres[i, axis]
+            cosine = fma(x, centres[i, 0], y * centres[i, 1])
+            if solid:
+                cosine = fma(z, centres[i, 2], cosine)
             if cosine > largest:
                 largest, nearest[j] = cosine, i
             if cosine > least:
-                spread[j] += weights[i] * np.exp((cosine - 1.0) / width**2)
+                total += weights[i] * np.exp((cosine - 1.0) * concentration)
+        spread[j] = total
     return spread, nearest
 
 
