@@ -1,15 +1,23 @@
 """Simulated particles and their refinement, small enough for tests."""
 
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from cryograd.cli.molecule import SYMMETRY, molecule
+import pytest
+import torch
+
 from cryograd.config import Refine
 from cryograd.data.mrc import write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.data.simulate import Simulation, simulate
-from cryograd.halves import Halves
-from cryograd.refine import refine
+from cryograd.engine.setup import Run
+from cryograd.engine.state import State
+from cryograd.recipe import Moment, refine
+from cryograd.simulation.molecule import SYMMETRY, molecule
+from cryograd.simulation.simulate import Simulation, simulate
 
 BOX, PIXEL, N = 32, 6.0, 240
 
@@ -21,12 +29,12 @@ def simulated(folder: Path) -> Particles:
     return simulate(truth, PIXEL, Simulation(N, (group,), snr=0.3, seed=5), folder)
 
 
-def configuration(folder: Path, **options) -> Refine:
+def configuration(folder: Path, **options: Any) -> Refine:
     """A refinement of the particles in a folder."""
     given = {
         "particles": folder / "particles.star",
         "output": folder / "run",
-        "volume": folder / "start.mrc",
+        "volume": (folder / "start.mrc",),
         "symmetry": SYMMETRY,
         "minibatch": 30,
         "start_resolution": 40.0,
@@ -35,6 +43,63 @@ def configuration(folder: Path, **options) -> Refine:
     return Refine(**(given | options))
 
 
-def run(particles: Particles, config: Refine) -> list[Halves]:
-    """Its states."""
-    return list(refine(particles, config))
+def last(moments: Iterable[Moment]) -> Moment:
+    """The last moment of a run."""
+    (moment,) = deque(moments, maxlen=1)
+    return moment
+
+
+def refined(particles: Particles, config: Refine) -> Moment:
+    """The last moment of a refinement."""
+    return last(refine(particles, config))
+
+
+def before(moments: Iterator[Moment]) -> Moment:
+    """A run as it is before its first iteration."""
+
+    def idle(run: Run, state: State, shared: object = None) -> Iterator[State]:
+        yield state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryograd.engine.parts.iterate", idle)
+        return next(moments)
+
+
+def through_a_file(moment: Moment) -> dict[str, Any]:
+    """What is saved of a moment, as it comes back from a checkpoint."""
+    file = io.BytesIO()
+    torch.save(moment.saved(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def saving(moments: Iterable[Moment], saved: dict[int, dict[str, Any]], *numbers: int) -> Iterator[Moment]:
+    """The same moments, of which some are saved by the number of iterations of the whole run until then."""
+    for moment in moments:
+        if len(moment.history) in numbers:
+            saved[len(moment.history)] = through_a_file(moment)
+        yield moment
+
+
+def differences(one: Moment, other: Moment) -> list[str]:
+    """What is not the same in all bytes in two moments, but for the time that they took."""
+    return list(_differences(one.saved(), other.saved(), ""))
+
+
+def _differences(one: Any, other: Any, where: str) -> Iterator[str]:
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            yield where
+        for name in one.keys() - {"seconds"}:
+            yield from _differences(one[name], other[name], f"{where}.{name}")
+    elif isinstance(one, list | tuple):
+        if len(one) != len(other):
+            yield where
+        for number, pair in enumerate(zip(one, other, strict=False)):
+            yield from _differences(*pair, f"{where}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        # Numbers that are not a number are as equal as others.
+        if one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num()):
+            yield where
+    elif one != other:
+        yield where

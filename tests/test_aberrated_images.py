@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cryograd.data.cache import build_cache
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.read import read_particles
-from cryograd.data.simulate import Simulation, simulate
 from cryograd.fourier import HalfDisc
+from cryograd.images.held import read_images
+from cryograd.images.store import load
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
@@ -20,6 +20,7 @@ from cryograd.pose.inference import Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
 from cryograd.rotations import angular_distance
+from cryograd.simulation.simulate import Simulation, simulate
 
 BOX, PIXEL, RADIUS, IMAGES = 40, 2.5, 14, 16
 EXTENT, DISC = BOX * PIXEL, HalfDisc(RADIUS)
@@ -64,14 +65,14 @@ def aberrated(tmp_path_factory):
     return simulated(OPTICS, tmp_path_factory.mktemp("aberrated"))
 
 
-def load(particles):
-    cache = build_cache(particles, BOX, EXTENT, 70.0, torch.device("cpu"))
-    return cache.load(np.arange(IMAGES), DISC, np.zeros((IMAGES, 2)), np.full(IMAGES, np.inf))
+def loaded(particles):
+    images = read_images(particles, BOX, EXTENT, 70.0, torch.device("cpu"))
+    return load(images, np.arange(IMAGES), DISC, np.zeros((IMAGES, 2)), np.full(IMAGES, np.inf))
 
 
 def correlation(particles, volume):
     """Mean correlation of the images with their predictions at the poses that the file has."""
-    images, projector = load(particles), Projector(BOX, RADIUS, 4)
+    images, projector = loaded(particles), Projector(BOX, RADIUS, 4)
     slices = projector.sample(
         projector.transform(volume), torch.as_tensor(particles.rotations).float(), slice_points(DISC)
     )
@@ -99,7 +100,7 @@ def test_each_aberration_matters(aberrated, change):
 
 def inferred(particles, volume):
     """Poses of images on a coarse grid to which the true rotations are added."""
-    images = load(particles)
+    images = loaded(particles)
     # White noise of variance 1; the evidence lacks constants that are the same for all.
     batch = Batch(images.images / BOX, images.ctf / BOX, -(images.images / BOX).abs().square().sum(dim=1))
     grid = RotationGrid.covering(0.4, group_matrices("C1"))

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryograd import checkpoint
-from cryograd.checkpoint import Checkpoint, Schedule
 from cryograd.errors import CryogradError
+from cryograd.output import checkpoint
+from cryograd.output.checkpoint import Checkpoint, Schedule
 
 
 def state() -> dict[str, object]:
@@ -14,20 +14,20 @@ def state() -> dict[str, object]:
 
 def test_a_checkpoint_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint" / "state.pt"
-    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 12.5, "digest"))
+    checkpoint.save(path, Checkpoint(state(), 12.5, "digest"))
     found = checkpoint.load(path)
     assert found.wall_seconds == 12.5
-    assert (found.engine, found.log, found.images) == (1, [{"row": 1}], "digest")
-    assert found.state["iteration"] == 7
-    assert found.state["history"] == [{"a": 1.5, "b": "x"}]
-    assert torch.equal(found.state["volume"], torch.arange(8.0).reshape(2, 2, 2))
+    assert found.images == "digest"
+    assert found.moment["iteration"] == 7
+    assert found.moment["history"] == [{"a": 1.5, "b": "x"}]
+    assert torch.equal(found.moment["volume"], torch.arange(8.0).reshape(2, 2, 2))
 
 
 def test_a_failure_while_saving_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
+    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
 
     def full_disk(contents: object, file: object) -> None:
         file.write(b"half")  # pyright: ignore[reportAttributeAccessIssue]
@@ -35,7 +35,7 @@ def test_a_failure_while_saving_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 2.0, "digest"))
+        checkpoint.save(path, Checkpoint(state(), 2.0, "digest"))
     monkeypatch.undo()
     assert checkpoint.load(path).wall_seconds == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
@@ -48,7 +48,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 def test_a_truncated_checkpoint_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
+    checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CryogradError, match="broken"):
         checkpoint.load(path)
@@ -60,7 +60,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
             return (Path(tmp_path / "exploded").touch, ())
 
     path = tmp_path / "state.pt"
-    torch.save({"format": checkpoint.FORMAT, "state": Bomb(), "wall_seconds": 0.0}, path)
+    torch.save({"format": checkpoint.FORMAT, "moment": Bomb(), "wall_seconds": 0.0}, path)
     with pytest.raises(CryogradError, match="broken"):
         checkpoint.load(path)
     assert not (tmp_path / "exploded").exists()
@@ -70,7 +70,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "state.pt"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 99)
-        checkpoint.save(path, Checkpoint(1, state(), [{"row": 1}], 1.0, "digest"))
+        checkpoint.save(path, Checkpoint(state(), 1.0, "digest"))
     with pytest.raises(CryogradError, match="format 99"):
         checkpoint.load(path)
 

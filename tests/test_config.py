@@ -54,7 +54,11 @@ def test_point_groups_are_known_in_any_case(name: str) -> None:
     assert abinitio(symmetry=name).symmetry == name.upper()
 
 
-@pytest.mark.parametrize("name", ["", "C", "C0", "D", "X", "I5", "T2", "C1 "])
+def test_several_point_groups_have_commas_between_them() -> None:
+    assert abinitio(symmetry="c1, D2,c4").symmetries == ("C1", "D2", "C4")
+
+
+@pytest.mark.parametrize("name", ["", "C", "C0", "D", "X", "I5", "T2", "C1 ", "C1,", "C1,C0"])
 def test_other_point_groups_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="unknown point group"):
         abinitio(symmetry=name)

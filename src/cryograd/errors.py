@@ -17,3 +17,7 @@ class CryogradError(Exception):
     def __init__(self, what: str, where: object, remedy: str) -> None:
         self.what, self.where, self.remedy = what, str(where), remedy
         super().__init__(f"{what}, {where}, {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Other processes get errors as what they are made of.
+        return type(self), (self.what, self.where, self.remedy)

@@ -154,6 +154,22 @@ def radius_grid(size: int, ndim: int, device: torch.device | str = "cpu") -> Ten
     return torch.sqrt(sum((g**2 for g in grids), torch.zeros((), device=device, dtype=torch.float64)))
 
 
+def resize_plane(images: Tensor, size: int) -> Tensor:
+    """Crop real square images (..., L, L) in Fourier space to a coarser sampling of the same extent.
+
+    Values are kept, as by `resize_volume`. Nyquist's coefficients are dropped: they have no partners.
+    """
+    old = images.shape[-1]
+    if size == old:
+        return images
+    half = (size - 1) // 2
+    k = torch.arange(-half, half + 1, device=images.device)
+    spectrum, shape = fourier_2d(images), (*images.shape[:-2], size, size // 2 + 1)
+    out = torch.zeros(shape, dtype=spectrum.dtype, device=images.device)
+    out[..., k % size, : half + 1] = spectrum[..., k % old, : half + 1]
+    return inverse_fourier_2d(out, size) * (size / old) ** 2
+
+
 def resize_volume(volume: Tensor, size: int) -> Tensor:
     """Crop or zero-pad a real cubic volume in Fourier space to another sampling of the same extent.
 

@@ -9,7 +9,7 @@ from typing import Any
 from cryograd.errors import CryogradError
 
 # Modules of such a package that are no choice themselves.
-APART = frozenset({"registry", "schedule"})
+APART = frozenset({"registry"})
 
 
 class Registry:

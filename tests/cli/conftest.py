@@ -1,5 +1,5 @@
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from cryograd import reconstruct
-from cryograd.cli import abinitio
+from cryograd import recipe
 from cryograd.cli.main import main
+from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.data.simulate import Simulation, simulate
+from cryograd.engine.parts import Behind, Moment
+from cryograd.engine.program import Program, Step
+from cryograd.engine.setup import Members, Run
+from cryograd.engine.start import symmetries_of
+from cryograd.engine.state import Side, State, Track
+from cryograd.engine.table import PosteriorTable
+from cryograd.model.noise import Noise
+from cryograd.objective.priors import registry as priors
+from cryograd.pose.memory import Memory
 from cryograd.report import map_images
 from cryograd.rotations import random_rotations
+from cryograd.simulation.simulate import Simulation, simulate
+from cryograd.solvers import registry as solvers
+from cryograd.solvers.em import EMState
 
 ITERATIONS = 5
 BOX, PIXEL_SIZE = 16, 4.0
@@ -81,49 +92,21 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@dataclass
-class FakePosterior:
-    rotations: np.ndarray
-    shifts: np.ndarray
-    log_evidence: np.ndarray
-    entropy: np.ndarray
-    max_probability: np.ndarray
-    effective_size: np.ndarray
-    visited: np.ndarray
-    classes: np.ndarray
+@dataclass(frozen=True)
+class NoImages:
+    """Images that a stand-in for the engine never looks at."""
 
+    particles: Particles
+    size: int = BOX
+    extent: float = BOX * PIXEL_SIZE
+    diameter: float = BOX * PIXEL_SIZE
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-@dataclass
-class FakeState:
-    """The interface of the engine's state, as far as the shell uses it."""
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
-    iteration: int
-    total_iterations: int
-    stage: str
-    radius: float
-    resolution: float
-    volume: torch.Tensor
-    mask: torch.Tensor
-    extent: float
-    history: list[dict[str, Any]]
-    posterior: FakePosterior
-    symmetry: str
-    solver_bytes = 0
-
-    @property
-    def classes(self) -> list["FakeState"]:
-        return [self] * self.posterior.classes.shape[1]
-
-    def state_dict(self) -> dict[str, Any]:
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
-        plain["history"] = [dict(row) for row in self.history]
-        posterior = {k: torch.as_tensor(v.copy()) for k, v in vars(self.posterior).items()}
-        return plain | {"posterior": posterior}
-
-    @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> "FakeState":
-        posterior = FakePosterior(**{k: v.numpy() for k, v in saved["posterior"].items()})
-        return cls(**{**saved, "posterior": posterior})
+    def expect(self, indices: np.ndarray) -> None:
+        raise NotImplementedError
 
 
 @dataclass
@@ -135,59 +118,92 @@ class FakeEngine:
     def abinitio(
         self,
         particles: Particles,
-        config: Any,
-        resume: FakeState | None = None,
+        config: Abinitio,
+        resume: Mapping[str, Any] | None = None,
         reading: Callable[[int, int], None] | None = None,
-    ) -> Iterator[FakeState]:
+    ) -> Iterator[Moment]:
         n = len(particles)
         if reading is not None:
             reading(n, n)
-        first = 1 if resume is None else resume.iteration + 1
-        volume = torch.zeros(BOX, BOX, BOX) if resume is None else resume.volume
-        history = [] if resume is None else list(resume.history)
-        for iteration in range(first, ITERATIONS + 1):
-            self.before_iteration(iteration)
-            rng = np.random.default_rng((config.seed, iteration))
-            volume = 0.5 * volume + torch.as_tensor(
-                ball() + 0.05 * rng.standard_normal((BOX,) * 3, dtype=np.float32)
-            )
-            history = [
-                *history,
-                {
-                    "iteration": iteration,
-                    "stage": "march" if iteration < ITERATIONS else "poses",
-                    "resolution": 40.0 / iteration,
-                    "radius": float(iteration),
-                    "log_evidence": -100.0 + iteration,
-                    "entropy": 1.0,
-                    "step": 0.5,
-                    "noise": 1.0,
-                    "seconds": {"score": 0.25, "step": 0.5},
-                },
-            ]
-            posterior = FakePosterior(
-                random_rotations(n, rng),
-                rng.normal(0.0, 3.0, (n, 2)),
-                rng.normal(size=n),
-                rng.uniform(0.0, 2.0, n),
-                rng.uniform(0.0, 1.0, n),
-                rng.uniform(1.0, 9.0, n),
-                np.ones(n, dtype=bool),
-                rng.dirichlet(np.ones(config.classes), n),
-            )
-            yield FakeState(
-                iteration,
-                ITERATIONS,
-                history[-1]["stage"],
-                float(iteration),
-                40.0 / iteration,
-                volume,
-                torch.ones_like(volume),
-                BOX * PIXEL_SIZE,
-                history,
-                posterior,
-                config.symmetry,
-            )
+        run = a_run(particles, config)
+        state = a_state(run, config) if resume is None else State.from_state_dict(resume["state"])
+        if state.place == ITERATIONS:
+            yield Moment(0, 1, Behind(), run, state)
+        while state.place < ITERATIONS:
+            self.before_iteration(state.iteration + 1)
+            changed(state, config)
+            yield Moment(0, 1, Behind(), run, state)
+
+
+def a_run(particles: Particles, config: Abinitio) -> Run:
+    """A run of five steps."""
+    every = np.arange(len(particles))
+    return Run(
+        images=NoImages(particles),
+        mask=torch.ones(BOX, BOX, BOX),
+        max_shift=10.0,
+        solver=solvers.get("em"),
+        prior=priors.resolved("none", 1.0, 0.0),
+        seed=config.seed,
+        symmetries=symmetries_of(config),
+        sides=(Members(every, every, (every,)),),
+        program=Program(tuple(Step("march", i, float(i + 1)) for i in range(ITERATIONS)), 1.0, 5.0),
+        precision="highest",
+    )
+
+
+def a_state(run: Run, config: Abinitio) -> State:
+    """Its state before the first."""
+    tracks = tuple(
+        Track(symmetry, torch.zeros(BOX, BOX, BOX), EMState(), share=1.0 / run.classes)
+        for symmetry in run.symmetries
+    )
+    return State(
+        iteration=0,
+        place=0,
+        total_iterations=ITERATIONS,
+        stage="march",
+        radius=1.0,
+        sides=[Side(tracks, Noise(torch.ones(1, BOX // 2 + 1)))],
+        mask=run.mask,
+        extent=run.images.extent,
+        size=BOX,
+        start_radius=1.0,
+        scale=1.0,
+        curves=None,
+        table=PosteriorTable.empty(len(run.images.particles), classes=config.classes),
+        memory=Memory.empty(0),
+        history=[],
+    )
+
+
+def changed(state: State, config: Abinitio) -> None:
+    """Another map, poses and row of the history."""
+    state.iteration, state.place = state.iteration + 1, state.place + 1
+    number, table, n = state.iteration, state.table, len(state.table.visited)
+    state.stage, state.radius = "march" if number < ITERATIONS else "poses", float(number)
+    rng = np.random.default_rng((config.seed, number))
+    noise = torch.as_tensor(0.05 * rng.standard_normal((BOX,) * 3, dtype=np.float32))
+    volume = 0.5 * state.volume + torch.as_tensor(ball()) + noise
+    side = state.sides[0]
+    state.sides[0] = replace(side, tracks=tuple(replace(track, volume=volume) for track in side.tracks))
+    table.top_rotations[:, 0], table.top_shifts[:, 0] = random_rotations(n, rng), rng.normal(0.0, 3.0, (n, 2))
+    table.log_evidence[:], table.entropy[:] = rng.normal(size=n), rng.uniform(0.0, 2.0, n)
+    table.top_probabilities[:, 0], table.effective_size[:] = rng.uniform(size=n), rng.uniform(1.0, 9.0, n)
+    table.classes[:] = rng.dirichlet(np.ones(config.classes), n)
+    state.history.append(
+        {
+            "iteration": number,
+            "stage": state.stage,
+            "resolution": 40.0 / number,
+            "radius": float(number),
+            "log_evidence": -100.0 + number,
+            "entropy": 1.0,
+            "step": 0.5,
+            "noise": [1.0],
+            "seconds": {"score": 0.25, "step": 0.5},
+        }
+    )
 
 
 @pytest.fixture
@@ -195,9 +211,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """A stand-in for the engine: five instant iterations. Reports get no surfaces, which take seconds."""
     monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
     fake = FakeEngine()
-    monkeypatch.setattr(reconstruct, "abinitio", fake.abinitio)
-    monkeypatch.setattr(abinitio, "State", FakeState)
-    monkeypatch.setattr(abinitio, "full_volume", lambda last, particles: (last.volume.numpy(), PIXEL_SIZE))
+    monkeypatch.setattr(recipe, "abinitio", fake.abinitio)
     return fake
 
 

@@ -6,16 +6,19 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cryograd import checkpoint
 from cryograd.data.mrc import read_map
 from cryograd.data.read import read_particles
+from cryograd.engine.frame import taken_out
+from cryograd.engine.state import State
 from cryograd.errors import CryogradError
+from cryograd.output import checkpoint
 
-from .conftest import ITERATIONS, FakeEngine, Outcome, tree
+from .conftest import BOX, ITERATIONS, PIXEL_SIZE, FakeEngine, Outcome, tree
 
 FILES = {
     "run.toml",
@@ -40,6 +43,11 @@ def abinitio(
         return cryograd_command("abinitio", simulated / "particles.star", "-o", output, *arguments)
 
     return run
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """The state in the checkpoint of the run in a folder."""
+    return checkpoint.load(folder / "run/checkpoint/state.pt").moment["state"]
 
 
 def log_rows(folder: Path) -> list[dict]:
@@ -71,7 +79,7 @@ def test_metrics_hold_what_is_promised(abinitio: Callable, tmp_path: Path) -> No
         "iterations": ITERATIONS,
         "device": "cpu",
         "stage_seconds": {"score": 0.25 * ITERATIONS, "step": 0.5 * ITERATIONS},
-        "resolution_march_angstrom": 40.0 / ITERATIONS,
+        "resolution_march_angstrom": BOX * PIXEL_SIZE / ITERATIONS,
         "findings": [],
     }
     assert {key: metrics[key] for key in promised} == promised
@@ -84,10 +92,10 @@ def test_every_particle_has_a_pose_in_the_output(abinitio: Callable, tmp_path: P
         read_particles(simulated / "particles.star"),
         read_particles(tmp_path / "run/particles.star"),
     )
-    saved = checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["posterior"]
+    saved = saved_state(tmp_path)["table"]
     assert len(after) == len(before)
-    np.testing.assert_allclose(after.rotations, saved["rotations"], atol=1e-6)
-    np.testing.assert_allclose(after.shifts, saved["shifts"], atol=1e-6)
+    np.testing.assert_allclose(after.rotations, saved["top_rotations"][:, 0], atol=1e-6)
+    np.testing.assert_allclose(after.shifts, saved["top_shifts"][:, 0], atol=1e-6)
     np.testing.assert_allclose(after.table["cryogradPoseEntropy"], saved["entropy"], atol=1e-6)
     np.testing.assert_array_equal(after.defocus_u, before.defocus_u)
     np.testing.assert_array_equal(after.images(np.arange(24)), before.images(np.arange(24)))
@@ -96,15 +104,20 @@ def test_every_particle_has_a_pose_in_the_output(abinitio: Callable, tmp_path: P
 def test_classes_leave_their_maps_and_the_particles_probabilities(abinitio: Callable, tmp_path: Path) -> None:
     outcome = abinitio(tmp_path / "run", "--classes", 3)
     assert outcome.status == 0, outcome.err
-    assert tree(tmp_path / "run") == FILES | {"class1.mrc", "class2.mrc", "class3.mrc"}
-    saved = checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["posterior"]["classes"].numpy()
+    assert tree(tmp_path / "run") == FILES | {
+        f"class{k}{name}" for k in (1, 2, 3) for name in ("", "/volume.mrc", "/particles.star")
+    }
+    saved = saved_state(tmp_path)["table"]["classes"].numpy()
     table = read_particles(tmp_path / "run/particles.star").table
     written = table[[f"cryogradClassProbability{k}" for k in (1, 2, 3)]].to_numpy()
     np.testing.assert_allclose(written, saved)
     np.testing.assert_array_equal(table["rlnClassNumber"], 1 + saved.argmax(axis=1))
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     np.testing.assert_allclose(metrics["class_populations"], saved.mean(axis=0))
-    assert f"class 3 {tmp_path}/run/class3.mrc, {saved[:, 2].mean():.0%} of the particles" in outcome.out
+    assert (
+        f"class 3    {tmp_path}/run/class3/volume.mrc, {saved[:, 2].mean():.0%} of the particles"
+        in outcome.out
+    )
 
 
 def test_one_map_leaves_no_classes(abinitio: Callable, tmp_path: Path) -> None:
@@ -152,16 +165,20 @@ def test_resume_needs_only_the_folder(
     assert (metrics["seed"], metrics["symmetry"]) == (7, "C3")
 
 
-def test_ctrl_c_leaves_the_map_so_far(abinitio: Callable, engine: FakeEngine, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_map_so_far(
+    abinitio: Callable, engine: FakeEngine, simulated: Path, tmp_path: Path
+) -> None:
     engine.before_iteration = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 3 else None
     outcome = abinitio(tmp_path / "run", "--checkpoint-seconds", 1000)
     assert outcome.status == 130
     assert outcome.out == ""
     assert outcome.error_lines[-1] == "interrupted"
     assert f"continue with: cryograd abinitio -o {tmp_path / 'run'} --resume" in outcome.error_lines
-    saved = checkpoint.load(tmp_path / "run/checkpoint/state.pt").state
+    saved = saved_state(tmp_path)
     assert saved["iteration"] == 3
-    np.testing.assert_array_equal(read_map(tmp_path / "run/volume.mrc")[0], saved["volume"].numpy())
+    kept = State.from_state_dict(saved)
+    shown = taken_out(kept, read_particles(simulated / "particles.star"), "C1", kept.volume)
+    np.testing.assert_array_equal(read_map(tmp_path / "run/volume.mrc")[0], shown.values)
 
 
 def test_a_second_ctrl_c_stops_at_once(abinitio: Callable, engine: FakeEngine, tmp_path: Path) -> None:
@@ -172,13 +189,13 @@ def test_a_second_ctrl_c_stops_at_once(abinitio: Callable, engine: FakeEngine, t
 
     engine.before_iteration = twice
     assert abinitio(tmp_path / "run", "--checkpoint-seconds", 0).status == 130
-    assert checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["iteration"] == 2
+    assert saved_state(tmp_path)["iteration"] == 2
 
 
 def test_a_batch_systems_signal_saves_as_well(abinitio: Callable, engine: FakeEngine, tmp_path: Path) -> None:
     engine.before_iteration = lambda i: os.kill(os.getpid(), signal.SIGTERM) if i == 4 else None
     assert abinitio(tmp_path / "run").status == 143
-    assert checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["iteration"] == 4
+    assert saved_state(tmp_path)["iteration"] == 4
 
 
 def test_an_unexpected_error_leaves_the_map_so_far(
@@ -191,7 +208,7 @@ def test_an_unexpected_error_leaves_the_map_so_far(
     engine.before_iteration = fail
     with pytest.raises(ZeroDivisionError):
         abinitio(tmp_path / "run", "--checkpoint-seconds", 0)
-    assert checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["iteration"] == 2
+    assert saved_state(tmp_path)["iteration"] == 2
     assert (tmp_path / "run/volume.mrc").is_file()
 
 
@@ -363,7 +380,7 @@ def test_a_log_that_reaches_beyond_the_checkpoint_is_cut_on_resume(
     engine.before_iteration = fail
     with pytest.raises(ZeroDivisionError):
         abinitio(tmp_path / "run", "--checkpoint-seconds", 1000)
-    assert checkpoint.load(tmp_path / "run/checkpoint/state.pt").state["iteration"] == 1
+    assert saved_state(tmp_path)["iteration"] == 1
     assert len(log_rows(tmp_path / "run")) == 3
     engine.before_iteration = lambda iteration: None
     assert abinitio(tmp_path / "run", "--resume").status == 0

@@ -26,7 +26,7 @@ def test_help_names_every_command(cryograd_command: Callable) -> None:
 def test_help_of_a_command_shows_every_option_and_an_example(name: str, cryograd_command: Callable) -> None:
     outcome = cryograd_command(name, "--help")
     assert outcome.status == 0
-    for field in COMMANDS[name].model.model_fields:
+    for field in COMMANDS[name].model_fields:
         shown = {"json_output": "json"}.get(field, field.replace("_", "-"))
         assert shown in outcome.out.lower(), field
     assert COMMANDS[name].examples[0] in outcome.out
@@ -43,7 +43,7 @@ def test_examples_parse(name: str) -> None:
             continue
         chosen, bound, _ = app.parse_args(example.split()[1:], exit_on_error=False, print_error=False)
         assert chosen.__name__ == name
-        resolve(COMMANDS[name].model, name, bound.arguments)
+        resolve(COMMANDS[name], name, bound.arguments)
 
 
 def test_slow_libraries_are_not_imported_for_help() -> None:

@@ -1,25 +1,22 @@
 """What `cryograd reconstruct` refuses, and what it hands to its ab initio stage, which is a stand-in."""
 
-import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
+import torch
 
-from cryograd import reconstruct, refine
-from cryograd.cli import abinitio
-from cryograd.cli.folder import RunFolder
-from cryograd.cli.reconstruct import _refinement
-from cryograd.config import Abinitio, Reconstruct
+from cryograd import recipe
+from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.particles import Particles
-from cryograd.data.read import read_particles
-from cryograd.data.simulate import Simulation, simulate
 from cryograd.data.star import read_star, write_star
+from cryograd.engine import parts
+from cryograd.engine.setup import Run
+from cryograd.engine.state import State
 from cryograd.errors import CryogradError
-from cryograd.state import State
+from cryograd.images.store import ImageStore
+from cryograd.simulation.simulate import Simulation, simulate
 
 from .conftest import BOX, PIXEL_SIZE, FakeEngine, ball
 
@@ -68,13 +65,13 @@ def test_the_ab_initio_stage_begins_coarser_than_it_ends(
     optics = Optics("fine", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, 2 * BOX)
     simulate(ball(2 * BOX), PIXEL_SIZE, Simulation(24, (optics,), snr=1.0), tmp_path / "in")
 
-    def stage(particles: Particles, config: Abinitio, *rest: object) -> Iterator[State]:
+    def stage(images: ImageStore, config: Abinitio, finest: float, **options: object) -> Run:
+        assert finest == pytest.approx(10.0)
         assert config.max_resolution == pytest.approx(12.8)
         assert config.start_resolution == begun
         raise CryogradError("far enough", "here", "stop")
-        yield
 
-    monkeypatch.setattr(reconstruct, "abinitio", stage)
+    monkeypatch.setattr(recipe, "joint_run", stage)
     message = refused(
         "reconstruct", tmp_path / "in/particles.star", "-o", tmp_path / "run", "--start-resolution", given
     )
@@ -88,36 +85,21 @@ def test_a_mask_does_not_go_with_axes_that_are_to_be_found(untouched: Callable, 
 
 @pytest.mark.parametrize("options", [(), ("--symmetry", "auto"), ("--independent-halves",)])
 def test_images_without_particles_are_called_so(
-    engine: FakeEngine,
     refused: Callable,
     simulated: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr(abinitio, "full_volume", lambda *_: (np.zeros((BOX,) * 3, np.float32), PIXEL_SIZE))
+    """The starts are cut short, and their maps emptied."""
+
+    def emptied(run: Run, state: State, shared: object = None) -> Iterator[State]:
+        for number, side in enumerate(state.sides):
+            empty = tuple(replace(track, volume=torch.zeros_like(track.volume)) for track in side.tracks)
+            state.sides[number] = replace(side, tracks=empty)
+        yield from ()
+
+    monkeypatch.setattr(parts, "iterate", emptied)
     message = refused("reconstruct", simulated / "particles.star", "-o", tmp_path / "run", *options)
     assert message.startswith("no particle was found in the images")
     assert "--invert-contrast" in message
-
-
-class Before(SimpleNamespace):
-    """What a run goes on from."""
-
-
-def test_a_resumed_refinement_does_not_hold_what_it_began_with(
-    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gone(particles: Particles, config: object, resume: Before, reading: object) -> Iterator[bool]:
-        seen = weakref.ref(resume)
-        del resume
-        yield seen() is None
-
-    monkeypatch.setattr(refine, "refine", gone)
-    particles = read_particles(simulated / "particles.star")
-    config = Reconstruct(particles=particles.source, output=tmp_path)
-    engine = _refinement(config, particles, RunFolder(tmp_path), [tmp_path / "abinitio.mrc"])
-    before = Before(states=[Before(symmetry="D2")])
-    states = engine.run(before, lambda done, total: None)  # pyright: ignore[reportArgumentType]
-    del before
-    assert next(states) is True

@@ -6,9 +6,9 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryograd.cli.molecule import SYMMETRY, molecule
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.read import read_particles
+from cryograd.simulation.molecule import SYMMETRY, molecule
 
 from .conftest import ball, tree
 
@@ -120,8 +120,8 @@ def test_a_subunit_must_exist(volume: Path, refused: Callable, tmp_path: Path) -
     [
         (["--optics-groups", 9, "--particles", 5], "5 particles cannot fill 9 optics groups"),
         (["--model-b-factor", 100], "a map is not blurred"),
-        (["--particle-diameter", 0.1], "a particle diameter of 0.1 Å does not fit a box of 64 Å"),
-        (["--particle-diameter", 65], "a particle diameter of 65 Å does not fit a box of 64 Å"),
+        (["--particle-diameter", 0.1], "a diameter of 0.1 Å does not fit a box of 64 Å"),
+        (["--particle-diameter", 65], "a diameter of 65 Å does not fit a box of 64 Å"),
         (["--float16", "--snr", 1e12], "the images' values are beyond the range of float16"),
     ],
 )

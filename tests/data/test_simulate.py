@@ -7,13 +7,19 @@ import torch
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.read import read_particles
-from cryograd.data.simulate import Simulation, density_diameter, draw_particles, draw_rotations, simulate
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
 from cryograd.model.ctf import ctf
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices, in_asymmetric_unit
 from cryograd.rotations import angular_distance, euler_to_matrix
+from cryograd.simulation.simulate import (
+    Simulation,
+    density_diameter,
+    draw_particles,
+    draw_rotations,
+    simulate,
+)
 
 BOX, PIXEL = 32, 4.0
 OPTICS = Optics("a", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL, BOX)

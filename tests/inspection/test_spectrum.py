@@ -6,9 +6,9 @@ import pytest
 
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.data.simulate import Simulation, simulate
 from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.spectrum import thon_rings
+from cryograd.simulation.simulate import Simulation, simulate
 
 N, BOX, PIXEL_SIZE = 400, 64, 2.5
 

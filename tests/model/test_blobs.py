@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cryograd.model.blobs import random_blobs
+from cryograd.simulation.blobs import random_blobs
 
 
 def test_stays_inside_the_particle_and_is_not_negative() -> None:

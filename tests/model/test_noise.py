@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc, radius_grid
-from cryograd.model.noise import Noise, noise_from_corners
+from cryograd.model.noise import Noise, NoisePower, noise_from_corners
 
 SIZE = 48
 
@@ -67,16 +67,14 @@ def residuals(noise, truth, disc, group, generator):
     return n.abs().square() * truth.on_disc(disc, group) / noise.on_disc(disc, group)
 
 
-@pytest.mark.parametrize("area", [1.0, 0.4])
-def test_updates_converge_to_the_noise_of_the_residuals(area):
+def test_updates_converge_to_the_noise_of_the_residuals():
     generator, disc = torch.Generator().manual_seed(0), HalfDisc(15)
     truth = Noise(torch.stack([falling(torch.arange(25).double()), flat(torch.arange(25).double())]).float())
     noise = Noise(torch.full((2, 25), 2000.0))
     group = torch.arange(2).repeat(50)
     for _ in range(30):
-        # A mask leaves a fraction of the noise's power.
-        residual = area * residuals(noise, truth, disc, group, generator)
-        noise = noise.updated(disc.by_shell(residual), disc, group, torch.full((100,), area), 0.2)
+        residual = residuals(noise, truth, disc, group, generator)
+        noise = noise.updated(NoisePower.of(disc.by_shell(residual), disc, group, noise), 0.2)
     assert torch.allclose(noise.variance[:, 1:16], truth.variance[:, 1:16], rtol=0.15)
     assert (noise.variance[:, 5:16] / truth.variance[:, 5:16]).mean() == pytest.approx(1.0, abs=0.03)
     # Shells that no coefficient is in stay as they were.
@@ -86,17 +84,33 @@ def test_updates_converge_to_the_noise_of_the_residuals(area):
 def test_rate_is_the_weight_of_the_minibatch():
     disc, noise = HalfDisc(4), Noise(torch.full((1, 10), 10.0))
     residual = torch.full((3, len(disc)), 3.0)
-    updated = noise.updated(
-        disc.by_shell(residual), disc, torch.zeros(3, dtype=torch.long), torch.ones(3), 0.25
-    )
+    seen = NoisePower.of(disc.by_shell(residual), disc, torch.zeros(3, dtype=torch.long), noise)
+    updated = noise.updated(seen, 0.25)
     assert torch.allclose(updated.variance[0, 1:5], torch.tensor(10.0 * (0.75 + 0.25 * 3.0)))
 
 
 def test_a_group_without_images_in_the_minibatch_is_not_touched():
     disc, noise = HalfDisc(4), Noise(torch.full((2, 10), 10.0))
     residual = torch.full((3, len(disc)), np.float32(3.0))
-    updated = noise.updated(
-        disc.by_shell(residual), disc, torch.ones(3, dtype=torch.long), torch.ones(3), 0.5
-    )
+    seen = NoisePower.of(disc.by_shell(residual), disc, torch.ones(3, dtype=torch.long), noise)
+    updated = noise.updated(seen, 0.5)
     assert torch.equal(updated.variance[0], noise.variance[0])
     assert torch.allclose(updated.variance[1, 1:5], torch.tensor(20.0))
+
+
+def test_what_parts_of_a_minibatch_leave_adds_up():
+    generator, disc, noise = torch.Generator().manual_seed(1), HalfDisc(6), Noise(torch.full((3, 10), 10.0))
+    residual, group = torch.rand(7, len(disc), generator=generator), torch.tensor([0, 2, 0, 0, 2, 0, 2])
+
+    def seen(images):
+        return NoisePower.of(disc.by_shell(residual[images]), disc, group[images], noise)
+
+    whole, parts = seen(slice(None)), seen(slice(0, 3)) + seen(slice(3, None))
+    torch.testing.assert_close(parts.power, whole.power)
+    assert torch.equal(parts.count, whole.count)
+    shell = torch.as_tensor(disc.shells)
+    for number in range(3):
+        for radius in range(10):
+            mine = residual[group == number][:, shell == radius].double()
+            assert float(whole.power[number, radius]) == pytest.approx(float(mine.sum()), rel=1e-5)
+            assert int(whole.count[number, radius]) == mine.numel()

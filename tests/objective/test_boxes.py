@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryograd.cli.molecule import molecule
 from cryograd.fourier import fourier_2d, fourier_3d, lowpass_volume, pack_disc, radius_grid, resize_transform
 from cryograd.model.projection import slice_points
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.rotations import random_rotations
+from cryograd.simulation.molecule import molecule
 from cryograd.solvers.incremental import IncrementalState
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.steps.protocol import Local, Spectrum

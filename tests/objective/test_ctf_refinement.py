@@ -8,10 +8,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryograd.data.cache import ctf_of
+from cryograd.data.ctfs import ctf_of
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.data.simulate import Simulation, draw_particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc
 from cryograd.model.ctf import defocus_rate
@@ -26,6 +25,7 @@ from cryograd.objective.ctf_refinement import (
     transfer_of,
 )
 from cryograd.pose.posterior import Batch, Cells, Statistics, evaluate_local, local_statistics
+from cryograd.simulation.simulate import Simulation, draw_particles
 
 # Up to 4.4 Å: 1000 Å of underfocus turn the finest coefficients by half a period.
 SIZE, PIXEL, RADIUS = 48, 2.0, 22.0

@@ -1,5 +1,4 @@
 import math
-import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from cryograd.fourier import HalfDisc, lowpass_volume
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import Symmetrizer, group_matrices
-from cryograd.objective import likelihood
+from cryograd.objective import likelihood, sums
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.pose import posterior
 from cryograd.pose.inference import Level, Search
@@ -104,6 +103,17 @@ def brute_force_of_children(name, batch, search):
     return BruteForce(name, batch, rotations, shifts, weight.expand(-1, len(rotations)))
 
 
+def evaluated(objective, volume, batch, search, halves=None):
+    """An evaluation, and what its sums say as a mean over the images."""
+    found = objective.evaluate(volume, batch, search, halves)
+    return found, objective.mean(found.sums)
+
+
+def mean_value(objective, volume, batch, posesets):
+    """−(1/B) Σ log p over the same poses as an evaluation before."""
+    return -objective.log_evidence(volume, batch, posesets) / len(batch)
+
+
 def relative_error(found, expected):
     return float(torch.linalg.norm(found - expected) / torch.linalg.norm(expected))
 
@@ -112,7 +122,7 @@ def relative_error(found, expected):
 def test_value_and_gradient_on_the_shared_grid(name):
     volume, batch, search = a_volume(), a_batch(), shared_search(name)
     brute = brute_force_of_shared_grid(name, batch, search)
-    found = MarginalLikelihood(SIZE, EXTENT, RADIUS, name).evaluate(volume.float(), batch, search)
+    _, found = evaluated(MarginalLikelihood(SIZE, EXTENT, RADIUS, name), volume.float(), batch, search)
     assert found.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
     gradient = brute.gradient(volume)
     assert relative_error(found.gradient, gradient) < 1e-4
@@ -135,9 +145,9 @@ def test_refined_search_that_keeps_everything_agrees_with_brute_force(name, monk
     volume, batch, search = a_volume(), a_batch(n=3), shared_search(name, (everything,))
     brute = brute_force_of_children(name, batch, search)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS, name, block=2)
-    found = objective.evaluate(volume.float(), batch, search)
-    assert found.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
-    assert relative_error(found.gradient, brute.gradient(volume)) < 1e-4
+    found, mean = evaluated(objective, volume.float(), batch, search)
+    assert mean.value == pytest.approx(brute.value(volume).item(), rel=1e-6)
+    assert relative_error(mean.gradient, brute.gradient(volume)) < 1e-4
     assert found.residual is not None
     expected = objective.disc.by_shell(brute.residual(volume))
     assert torch.allclose(found.residual, expected, rtol=1e-3, atol=1e-4)
@@ -164,7 +174,7 @@ def test_refined_search_needs_few_cells_of_a_sharp_posterior():
     shifts = ShiftGrid.covering(2.0, 6.0, 2.0)
 
     def evaluate(*levels):
-        return objective.evaluate(volume.float(), batch, Search(3.0, rotations, shifts, levels))
+        return evaluated(objective, volume.float(), batch, Search(3.0, rotations, shifts, levels))[1]
 
     # All cells would be 90,000 rotations × 450 shifts an image.
     many = evaluate(Level(600, 40, RADIUS), Level(400, 40, RADIUS))
@@ -177,19 +187,18 @@ def test_negligible_rotations_do_not_matter_for_the_gradient(monkeypatch):
     search = shared_search("C1", (Level(10**6, 10**6, RADIUS),))
     volume, batch = a_volume().float(), a_batch(n=3)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
-    short = objective.evaluate(volume, batch, search)
+    _, short = evaluated(objective, volume, batch, search)
     monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.0)
-    complete = objective.evaluate(volume, batch, search)
+    _, complete = evaluated(objective, volume, batch, search)
     assert short.value == complete.value
     assert relative_error(short.gradient, complete.gradient) < 0.1
 
 
 def test_gradient_is_that_of_a_symmetric_volume():
-    gradient = MarginalLikelihood(SIZE, EXTENT, RADIUS, "D2").evaluate(
-        a_volume().float(), a_batch(), shared_search("D2")
-    )
-    average = Symmetrizer("D2", SIZE, RADIUS).forward(gradient.gradient)
-    assert relative_error(average, gradient.gradient) < 1e-5
+    objective = MarginalLikelihood(SIZE, EXTENT, RADIUS, "D2")
+    _, found = evaluated(objective, a_volume().float(), a_batch(), shared_search("D2"))
+    average = Symmetrizer("D2", SIZE, RADIUS).forward(found.gradient)
+    assert relative_error(average, found.gradient) < 1e-5
 
 
 def test_the_true_poses_are_found():
@@ -213,7 +222,7 @@ def test_the_true_poses_are_found():
 
 def slope_of(objective, volume, batch, search, halves):
     """The gradient for half the difference of two maps."""
-    slope = objective.evaluate(volume, batch, search, halves).slope
+    slope = evaluated(objective, volume, batch, search, halves)[1].slope
     assert slope is not None
     return slope
 
@@ -221,8 +230,8 @@ def slope_of(objective, volume, batch, search, halves):
 def test_curvature_of_a_minibatch_is_a_mean_over_its_images():
     objective, search, batch = MarginalLikelihood(SIZE, EXTENT, RADIUS), shared_search("C1"), a_batch()
     volume = a_volume().float()
-    whole = objective.evaluate(volume, batch, search)
-    parts = [objective.evaluate(volume, batch.part(slice(i, i + 1)), search) for i in range(len(batch))]
+    _, whole = evaluated(objective, volume, batch, search)
+    parts = [evaluated(objective, volume, batch.part(slice(i, i + 1)), search)[1] for i in range(len(batch))]
     for name in ("curvature", "gradient"):
         mean = torch.stack([getattr(part, name) for part in parts]).mean(dim=0)
         assert relative_error(mean, getattr(whole, name)) < 1e-5, name
@@ -237,17 +246,23 @@ def test_images_in_parts_are_the_same_as_together(levels, monkeypatch):
         a_batch(),
     )
     volume, halves = a_volume().float(), Halves(a_volume(seed=3).float(), torch.arange(5) % 2 == 0)
-    whole = objective.evaluate(volume, batch, search, halves)
-    for name, value in (("PART", 2), ("OWN_PART", 2), ("HELD_BYTES", 0)):
-        monkeypatch.setattr(likelihood, name, value)
-    parts = objective.evaluate(volume, batch, search, halves)
-    assert len(parts.support) == 3
-    assert parts.value == pytest.approx(whole.value, rel=1e-6)
+    whole, expected = evaluated(objective, volume, batch, search, halves)
+    for module, name, value in (
+        (likelihood, "PART", 2),
+        (likelihood, "OWN_PART", 2),
+        (sums, "HELD_BYTES", 0),
+    ):
+        monkeypatch.setattr(module, name, value)
+    parts, mean = evaluated(objective, volume, batch, search, halves)
+    assert len(parts.posesets) == 3
+    assert mean.value == pytest.approx(expected.value, rel=1e-6)
     assert parts.points == whole.points
-    for name in ("gradient", "curvature", "weights", *(["slope", "residual"] if levels else [])):
-        assert relative_error(getattr(parts, name), getattr(whole, name)) < 1e-5, name
+    for name in ("gradient", "curvature", "weights", *(["slope"] if levels else [])):
+        assert relative_error(getattr(mean, name), getattr(expected, name)) < 1e-5, name
+    if levels:
+        assert relative_error(parts.residual, whole.residual) < 1e-5
     assert torch.equal(parts.poses.rotations, whole.poses.rotations)
-    assert objective.value(volume, batch, parts.support) == pytest.approx(whole.value, rel=1e-6)
+    assert mean_value(objective, volume, batch, parts.posesets) == pytest.approx(expected.value, rel=1e-6)
 
 
 @pytest.mark.parametrize("levels", [(), (Level(4, 2, RADIUS),)], ids=["shared", "refined"])
@@ -258,12 +273,14 @@ def test_the_value_on_fixed_poses_has_the_gradient_that_was_evaluated(levels):
         a_batch(),
     )
     volume = a_volume().float()
-    found = objective.evaluate(volume, batch, search)
-    assert objective.value(volume, batch, found.support) == pytest.approx(found.value, rel=1e-6)
+    found, mean = evaluated(objective, volume, batch, search)
+    assert mean_value(objective, volume, batch, found.posesets) == pytest.approx(mean.value, rel=1e-6)
     direction = a_volume(seed=4).float() - volume
     step = 0.02
-    ahead, behind = (objective.value(volume + s * direction, batch, found.support) for s in (step, -step))
-    slope = float((found.gradient.double() * direction.double()).sum())
+    ahead, behind = (
+        mean_value(objective, volume + s * direction, batch, found.posesets) for s in (step, -step)
+    )
+    slope = float((mean.gradient.double() * direction.double()).sum())
     assert (ahead - behind) / (2 * step) == pytest.approx(slope, rel=0.02)
 
 
@@ -273,10 +290,8 @@ def test_the_normal_product_is_nearly_that_of_the_complete_data(name, error):
     objective, batch = MarginalLikelihood(SIZE, EXTENT, RADIUS, name), a_batch(n=40)
     search = shared_search(name)
     volume, a, b = (objective.symmetrizer.forward(a_volume(seed).float()) for seed in (0, 3, 4))
-    found, statistics = (
-        objective.evaluate(volume, batch, search),
-        objective.infer(volume, batch, search).statistics,
-    )
+    _, found = evaluated(objective, volume, batch, search)
+    statistics = objective.infer(volume, batch, search).statistics
 
     def energy(u, v):
         points = slice_points(DISC)
@@ -314,10 +329,7 @@ def test_half_the_difference_has_half_the_difference_of_the_halves_gradients(nam
     volume, batch = a_volume().float(), a_batch(n=5)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS, name, block=2)
     upper = torch.tensor([True, True, False, True, False])
-    halves = [
-        objective.evaluate(volume, Batch(batch.images[h], batch.ctf[h], batch.log_norm[h]), search).gradient
-        for h in (upper, ~upper)
-    ]
+    halves = [evaluated(objective, volume, batch.part(h), search)[1].gradient for h in (upper, ~upper)]
     gradient = slope_of(objective, volume, batch, search, Halves(torch.zeros_like(volume), upper))
     assert relative_error(gradient, (halves[0] - halves[1]) / 2) < 1e-4
 
@@ -340,21 +352,10 @@ def test_one_half_alone_gives_a_finite_difference_gradient():
     assert torch.isfinite(gradient).all()
 
 
-def test_a_gradients_grid_goes_before_it_is_averaged_over_the_group(monkeypatch):
-    """At 256 px it is 0.5 GB."""
-    grids, alive, adjoint = [], [], Projector.transform_adjoint
-
-    def noted(projector, grid):
-        grids.append(weakref.ref(grid))
-        return adjoint(projector, grid)
-
-    def averaged(symmetrizer, volume):
-        alive.append(grids[-1]() is not None)
-        return volume
-
-    monkeypatch.setattr(Projector, "transform_adjoint", noted)
-    monkeypatch.setattr(Symmetrizer, "adjoint", averaged)
-    halves = Halves(a_volume(seed=3).float(), torch.arange(5) % 2 == 0)
-    search = shared_search("C1", (Level(6, 2, RADIUS),))
-    MarginalLikelihood(SIZE, EXTENT, RADIUS).evaluate(a_volume().float(), a_batch(), search, halves)
-    assert alive == [False, False]
+def test_what_a_mask_leaves_of_the_noise_makes_up_for_what_it_takes_from_the_residual():
+    search, batch = shared_search("C1", (Level(12, 6, RADIUS),)), a_batch()
+    objective, area = MarginalLikelihood(SIZE, EXTENT, RADIUS, block=2), torch.linspace(0.2, 1.0, 5)
+    whole, masked = (
+        objective.evaluate(a_volume().float(), b, search).residual for b in (batch, replace(batch, area=area))
+    )
+    torch.testing.assert_close(masked * area[:, None], whole)

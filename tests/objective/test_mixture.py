@@ -9,7 +9,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
-from cryograd.objective.mixture import memberships, mixture
+from cryograd.objective.mixture import Mixture, memberships, mixture
 from cryograd.pose import posterior
 from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
@@ -43,6 +43,11 @@ def a_batch(n: int = 6) -> Batch:
     noise = torch.randn(n, len(disc), dtype=torch.complex64, generator=generator)
     ctf = 0.5 + torch.rand(n, len(disc), generator=generator)
     return Batch(ctf * slices + noise, ctf, torch.arange(float(n)))
+
+
+def mixed(volumes: list[torch.Tensor], shares: list[float], batch: Batch, search: Search) -> Mixture:
+    """The mixture of some maps."""
+    return mixture([OBJECTIVE.poses(volume, batch, search) for volume in volumes], shares)
 
 
 def test_probabilities_follow_bayes_rule() -> None:
@@ -79,15 +84,15 @@ def test_weighted_images_have_the_gradient_of_the_mixture(
     """Along a direction, against a difference quotient of −(1/B) Σ log Σ_c π_c p(X | V_c)."""
     monkeypatch.setattr(posterior, "NEGLIGIBLE", 0.0)
     batch, volumes, shares = a_batch(), [blobs(0), blobs(1)], [0.3, 0.7]
-    found = mixture(OBJECTIVE, volumes, shares, batch, search)
+    found = mixed(volumes, shares, batch, search)
     assert found.probabilities.min(dim=0).values.max() > 0.05
     every = torch.ones(len(batch), dtype=torch.bool)
     counted = batch.counted(found.probabilities[0], every)
-    gradient = OBJECTIVE.evaluate(volumes[0], counted, search).gradient
+    gradient = OBJECTIVE.mean(OBJECTIVE.evaluate(volumes[0], counted, search).sums).gradient
     direction = gradient / gradient.norm()
 
     def value(step: float) -> float:
-        moved = mixture(OBJECTIVE, [volumes[0] + step * direction, volumes[1]], shares, batch, search)
+        moved = mixed([volumes[0] + step * direction, volumes[1]], shares, batch, search)
         return -float(moved.poses.log_evidence.double().mean())
 
     assert (value(0.001) - value(-0.001)) / 0.002 == pytest.approx(float(gradient.norm()), rel=0.01)
@@ -99,24 +104,30 @@ def test_an_image_of_weight_two_is_two_images(search: Search) -> None:
     times = torch.tensor([1, 2, 0, 3])
     copies = torch.arange(4).repeat_interleave(times)
     expected = OBJECTIVE.evaluate(volume, batch.part(copies), search, Halves(blobs(3), upper[copies]))
-    mine = batch.counted(times * (4 / 6), times > 0)
+    mine = batch.counted(times, times > 0)
     found = OBJECTIVE.evaluate(volume, mine, search, Halves(blobs(3), upper[times > 0]))
     assert len(mine) == 3
-    assert found.value == pytest.approx(expected.value, rel=1e-6)
-    assert OBJECTIVE.value(volume, mine, found.support) == pytest.approx(expected.value, rel=1e-5)
-    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.curvature, expected.curvature, rtol=1e-4, atol=1e-3)
-    if expected.slope is not None:
-        assert found.slope is not None
-        torch.testing.assert_close(found.slope, expected.slope, rtol=1e-4, atol=1e-5)
+    assert found.sums.log_evidence == pytest.approx(expected.sums.log_evidence, rel=1e-6)
+    again = OBJECTIVE.log_evidence(volume, mine, found.posesets)
+    assert again == pytest.approx(expected.sums.log_evidence, rel=1e-5)
+    mean, whole = OBJECTIVE.mean(replace(found.sums, images=6)), OBJECTIVE.mean(expected.sums)
+    assert mean.value == pytest.approx(whole.value, rel=1e-6)
+    torch.testing.assert_close(mean.gradient, whole.gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mean.curvature, whole.curvature, rtol=1e-4, atol=1e-3)
+    assert (mean.slope is None) == (search == SHARED)
+    if mean.slope is not None:
+        assert whole.slope is not None
+        torch.testing.assert_close(mean.slope, whole.slope, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("search", [SHARED, REFINED], ids=["shared", "refined"])
 def test_weights_of_one_change_no_byte(search: Search) -> None:
     batch, halves = a_batch(), Halves(blobs(3), torch.arange(6) % 2 == 0)
-    plain = OBJECTIVE.evaluate(blobs(2), batch, search, halves)
     every = torch.ones(len(batch))
-    counted = OBJECTIVE.evaluate(blobs(2), batch.counted(every, every > 0), search, halves)
+    plain, counted = (
+        OBJECTIVE.mean(OBJECTIVE.evaluate(blobs(2), images, search, halves).sums)
+        for images in (batch, batch.counted(every, every > 0))
+    )
     assert counted.value == plain.value
     assert torch.equal(counted.gradient, plain.gradient)
     assert torch.equal(counted.curvature, plain.curvature)
@@ -125,7 +136,7 @@ def test_weights_of_one_change_no_byte(search: Search) -> None:
 def test_a_mixture_of_one_map_is_that_map() -> None:
     batch, search = a_batch(), REFINED
     found, expected = (
-        mixture(OBJECTIVE, [blobs(0)], [1.0], batch, search),
+        mixed([blobs(0)], [1.0], batch, search),
         OBJECTIVE.poses(blobs(0), batch, search),
     )
     assert (found.probabilities == 1.0).all()

@@ -304,10 +304,9 @@ def test_what_is_remembered_comes_back():
     memory = Memory.empty(3)
     assert memory.recall(1) is None
     seen = some_memory(iteration=12)
-    later = memory.updated(np.array([1]), [seen])
-    assert memory.recall(1) is None
-    assert later.recall(0) is None
-    back = later.recall(1)
+    memory.update(np.array([1]), [seen])
+    assert memory.recall(0) is None
+    back = memory.recall(1)
     assert back is not None
     assert (back.angle, back.length, back.iteration) == (0.5, 3.0, 12)
     assert np.allclose(back.anchors.points, seen.anchors.points, atol=1e-6)
@@ -316,7 +315,8 @@ def test_what_is_remembered_comes_back():
 
 
 def test_a_memory_survives_a_checkpoint():
-    memory = Memory.empty(5).updated(np.array([3, 1]), [some_memory(seed=1), some_memory(seed=2)])
+    memory = Memory.empty(5)
+    memory.update(np.array([3, 1]), [some_memory(seed=1), some_memory(seed=2)])
     for before in (memory, Memory.empty(2), Memory.empty(0)):
         after = Memory.from_state_dict(before.state_dict())
         assert [row is None for row in after.rows] == [row is None for row in before.rows]

@@ -5,7 +5,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from cryograd.cli.folder import check_output_file
 from cryograd.config import Inspect
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
@@ -14,6 +13,7 @@ from cryograd.inspection.findings import findings, rings_seen
 from cryograd.inspection.images import examine
 from cryograd.inspection.metadata import describe
 from cryograd.inspection.spectrum import thon_rings
+from cryograd.paths import check_output_file
 
 
 def run(config: Inspect) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The ``cryograd`` command: parse, dispatch, and turn errors into one line and an exit status.
 
-Each command is a module with ``run(config)``, which returns what a machine would want to know, and
-``summary(result)``, which says it to a person. Modules are imported when their command runs, so that help and
-errors in options answer at once.
+Each command is a model in `cryograd.config` and a module here with ``run(config)``, which returns what a
+machine would want to know, and ``summary(result)``, which says it to a person. Modules are imported when
+their command runs, so that help and errors in options answer at once.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,10 +17,10 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
-from cryograd import __version__
 from cryograd.cli.options import positional, resolve, signature
-from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Reconstruct, Refine, Report, Simulate
+from cryograd.config import COMMANDS, Command
 from cryograd.errors import CryogradError
+from cryograd.version import __version__
 
 # Torch reads this at its first tensor: faults in pages of 4 kB cost new arrays as much as their transforms.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -32,67 +31,8 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-@dataclass(frozen=True)
-class CommandSpec:
-    """A command: its options, the module that runs it, and examples for its help."""
-
-    model: type[Command]
-    module: str
-    examples: tuple[str, ...]
-
-
-COMMANDS = {
-    "demo": CommandSpec(Demo, "cryograd.cli.demo", ("cryograd demo", "cryograd demo -o /tmp/demo --seed 7")),
-    "simulate": CommandSpec(
-        Simulate,
-        "cryograd.cli.simulate",
-        (
-            "cryograd simulate molecule.pdb -o simulated --particles 5000",
-            "cryograd simulate map.mrc -o simulated --symmetry D2 --snr 0.05",
-        ),
-    ),
-    "inspect": CommandSpec(
-        Inspect,
-        "cryograd.cli.inspect",
-        ("cryograd inspect particles.star", "cryograd inspect particles.cs -o inspection.html"),
-    ),
-    "abinitio": CommandSpec(
-        Abinitio,
-        "cryograd.cli.abinitio",
-        (
-            "cryograd abinitio particles.star -o run1",
-            "cryograd abinitio particles.star -o run2 --symmetry D2 --particle-diameter 180",
-            "cryograd abinitio -o run1 --resume",
-            "cryograd abinitio --config run1/run.toml -o run3 --seed 1",
-        ),
-    ),
-    "refine": CommandSpec(
-        Refine,
-        "cryograd.cli.refine",
-        (
-            "cryograd refine particles.star --volume run1/volume.mrc -o run2",
-            "cryograd refine particles.star --volume run1/volume.mrc -o run2 --symmetry D2 --top-poses 5",
-        ),
-    ),
-    "reconstruct": CommandSpec(
-        Reconstruct,
-        "cryograd.cli.reconstruct",
-        (
-            "cryograd reconstruct particles.star -o run1",
-            "cryograd reconstruct particles.star -o run2 --symmetry D2 --particle-diameter 180",
-            "cryograd reconstruct -o run1 --resume",
-        ),
-    ),
-    "compare": CommandSpec(
-        Compare,
-        "cryograd.cli.compare",
-        (
-            "cryograd compare run1/volume.mrc reference.mrc --flip-hand -o aligned.mrc",
-            "cryograd compare run1/particles.star run2/particles.star --symmetry D2",
-        ),
-    ),
-    "report": CommandSpec(Report, "cryograd.cli.report", ("cryograd report run1",)),
-}
+# The module of a command that has none of its own name.
+_MODULES: dict[str, str] = dict.fromkeys(("abinitio", "refine", "reconstruct"), "runs")
 
 
 def build_app() -> App:
@@ -105,25 +45,25 @@ def build_app() -> App:
         help_format="plaintext",
         version_flags=["--version"],
     )
-    for place, (name, command) in enumerate(COMMANDS.items()):
+    for place, (name, model) in enumerate(COMMANDS.items()):
         app.command(
-            _declaration(name, command),
+            _declaration(name, model),
             name=name,
             sort_key=place,
-            usage=" ".join(["Usage: cryograd", name, *positional(command.model), "[OPTIONS]"]),
-            help_epilogue="\n\n".join(["Examples:", *(f"  {line}" for line in command.examples)]),
+            usage=" ".join(["Usage: cryograd", name, *positional(model), "[OPTIONS]"]),
+            help_epilogue="\n\n".join(["Examples:", *(f"  {line}" for line in model.examples)]),
         )
     return app
 
 
-def _declaration(name: str, command: CommandSpec) -> Callable[..., None]:
+def _declaration(name: str, model: type[Command]) -> Callable[..., None]:
     """Function from which the parser learns a command's options; it is never called."""
 
     def declared(**options: Any) -> None: ...
 
     declared.__name__ = name
-    declared.__doc__ = command.model.__doc__
-    declared.__signature__ = signature(command.model)  # pyright: ignore[reportFunctionMemberAccess]
+    declared.__doc__ = model.__doc__
+    declared.__signature__ = signature(model)  # pyright: ignore[reportFunctionMemberAccess]
     return declared
 
 
@@ -149,9 +89,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if name not in COMMANDS:  # help or version
         app(arguments)
         return
-    command = COMMANDS[name]
-    config = resolve(command.model, name, bound.arguments)
-    module = import_module(command.module)
+    config = resolve(COMMANDS[name], name, bound.arguments)
+    module = import_module(f"cryograd.cli.{_MODULES.get(name, name)}")
     result = module.run(config)
     if getattr(config, "json_output", False):
         print(json.dumps(result, indent=2, allow_nan=False))

@@ -4,34 +4,18 @@ An option on the command line counts before ``--config run.toml``, and that befo
 is resumed, its own ``run.toml`` stands in for the defaults.
 """
 
-import difflib
 import inspect
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from cyclopts import Parameter
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cryograd.config import Command
 from cryograd.errors import CryogradError
-
-# Fields whose name would hide a method of the model.
-_SPELLINGS = {"json_output": "--json"}
-
-
-def spelling(name: str) -> str:
-    """Option of a field as it is typed: ``max_shift`` is ``--max-shift``."""
-    return _SPELLINGS.get(name, "--" + name.replace("_", "-"))
-
-
-def is_positional(field: FieldInfo) -> bool:
-    """Whether a field is given by its place instead of its name."""
-    extra = field.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("positional"))
+from cryograd.settings import is_asked, is_positional, read_toml, spelling, validated
 
 
 def positional(model: type[Command]) -> list[str]:
@@ -45,7 +29,8 @@ def _plain_type(annotation: Any) -> Any:
         (annotation,) = [t for t in get_args(annotation) if t is not NoneType]
     if get_origin(annotation) is Annotated:
         return _plain_type(get_args(annotation)[0])
-    return annotation
+    # Choices are given by name here.
+    return str if annotation is Any else annotation
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -56,9 +41,10 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     description = field.description or ""
     # A required field is not required of the command line, because a TOML file may give it.
     default = None if field.is_required() else field.default
+    needed = field.is_required() or is_asked(field)
     settings = Parameter(
         name=None if is_positional(field) else names,
-        help=f"{description} [required]" if field.is_required() else description,
+        help=f"{description} [required]" if needed else description,
         # --no-x is there to take back what a TOML file says, and a file says nothing about these.
         negative="" if field.exclude else None,
         show_default=kind is not bool and default is not None,
@@ -115,43 +101,9 @@ def resolve(model: type[Command], name: str, given: Mapping[str, Any]) -> Comman
         fresh = {key: value for key, value in settings.items() if key not in values}
         values |= fresh
         sources |= dict.fromkeys(fresh, path)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _one_error(error, model, name, sources) from None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file by field name; hyphens may stand for underscores."""
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CryogradError(
-            f"the configuration cannot be read ({error.strerror})", path, "check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CryogradError(f"not valid TOML ({error})", path, "correct the file") from None
-    return {key.replace("-", "_"): value for key, value in settings.items()}
-
-
-def _one_error(
-    error: ValidationError, model: type[Command], name: str, sources: Mapping[str, object]
-) -> CryogradError:
-    """First error of a validation, in the words of the command line."""
-    first = error.errors()[0]
-    field = str(first["loc"][0])
-    if first["type"] == "missing":
-        typed = field.upper() if is_positional(model.model_fields[field]) else spelling(field)
-        return CryogradError(f"{typed} is missing", f"cryograd {name}", f"see cryograd {name} --help")
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, model.model_fields, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"see cryograd {name} --help for the options"
-        return CryogradError(f"unknown option {field!r}", sources.get(field, f"cryograd {name}"), remedy)
-    where = f"{field} in {sources[field]}" if field in sources else f"cryograd {name} {spelling(field)}"
-    if first["type"] == "value_error":
-        # Written here or in the configuration, as "what; remedy".
-        what, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
-        return CryogradError(f"{what} {first['input']!r}", where, remedy)
-    return CryogradError(
-        f"bad value {first['input']!r}", where, first["msg"].replace("Input should", "it should")
-    )
+    config = validated(model, values, f"cryograd {name}", sources)
+    for field in model.model_fields:
+        if is_asked(model.model_fields[field]) and getattr(config, field) is None:
+            typed = spelling(field)
+            raise CryogradError(f"{typed} is missing", f"cryograd {name}", f"see cryograd {name} --help")
+    return config

@@ -135,14 +135,28 @@ class Particles:
         return len(self.optics_index)
 
     def select(self, indices: ArrayLike) -> "Particles":
-        """Particles at the given integer indices, or where a boolean mask is true, in that order."""
+        """Some of the particles, in the order that they are named.
+
+        Parameters
+        ----------
+        indices
+            Integer indices, or a boolean mask.
+        """
         chosen = np.arange(len(self))[np.asarray(indices)]
         values = {name: getattr(self, name) for name in _PER_PARTICLE}
         selected = {name: None if value is None else value[chosen] for name, value in values.items()}
         return replace(self, **selected, table=self.table.iloc[chosen].reset_index(drop=True))
 
     def with_ctf(self, defocus_u: FloatArray, defocus_v: FloatArray, scale: FloatArray) -> "Particles":
-        """The same particles with other underfocus values in Å and CTF scales, which writers carry too."""
+        """The same particles with other CTFs, which files that are written of them have, too.
+
+        Parameters
+        ----------
+        defocus_u, defocus_v
+            Underfocus in Å, shape (n,).
+        scale
+            CTF scale factor, shape (n,).
+        """
         columns = {"rlnDefocusU": defocus_u, "rlnDefocusV": defocus_v, "rlnCtfScalefactor": scale}
         table = self.table.assign(**columns)
         return replace(self, defocus_u=defocus_u, defocus_v=defocus_v, scale=scale, table=table)

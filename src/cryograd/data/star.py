@@ -1,7 +1,7 @@
 """RELION STAR files: particle tables in, and particles with poses out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -214,6 +214,26 @@ def write_particles_star(
     ----------
     path
         File to write; its folder is made.
+    particles, rotations, shifts, columns
+        As for `particle_table`.
+    """
+    names = _image_names(Path(path), particles)
+    table = particle_table(particles, rotations, shifts, columns).assign(rlnImageName=names)
+    write_star(path, {"optics": _optics_rows(particles), "particles": table})
+
+
+def particle_table(
+    particles: Particles,
+    rotations: ArrayLike | None = None,
+    shifts: ArrayLike | None = None,
+    columns: Mapping[str, ArrayLike] | None = None,
+) -> "pd.DataFrame":
+    """Particles under RELION's names and in RELION's units, with every column of the input.
+
+    Images are named by the absolute paths of their stacks.
+
+    Parameters
+    ----------
     particles
         The particles.
     rotations, shifts
@@ -223,7 +243,8 @@ def write_particles_star(
         name is replaced.
     """
     table = particles.table.drop(columns=list(ORIGINS_PIXEL), errors="ignore")
-    new: dict[str, NDArray] = {"rlnImageName": np.array(_image_names(Path(path), particles), dtype=object)}
+    stacks = [os.path.abspath(stack) for stack in particles.stacks]
+    new: dict[str, NDArray] = {"rlnImageName": np.array(_numbered(particles, stacks), dtype=object)}
     new["rlnOpticsGroup"] = _group_numbers(particles)[particles.optics_index]
     new |= {name: value for name, value in _ctf_columns(particles).items() if name not in table}
     rotations = particles.rotations if rotations is None else np.asarray(rotations)
@@ -238,7 +259,7 @@ def write_particles_star(
         raise ValueError(
             f"columns {', '.join(wrong)} do not have one value for each of {len(particles)} particles"
         )
-    write_star(path, {"optics": _optics_rows(particles), "particles": table.assign(**new)})
+    return table.assign(**new)
 
 
 def write_poses_star(
@@ -318,9 +339,15 @@ def _image_names(path: Path, particles: Particles) -> list[str]:
         texts, codes, _ = split_image_names(particles.table, particles.source)
         first = np.unique(codes, return_index=True)[1]
         names |= dict(zip(particles.stack_index[first].tolist(), texts, strict=True))
-    written = [_stack_name(path, stack, names[i]) for i, stack in enumerate(particles.stacks)]
+    return _numbered(
+        particles, [_stack_name(path, stack, names[i]) for i, stack in enumerate(particles.stacks)]
+    )
+
+
+def _numbered(particles: Particles, stacks: Sequence[str]) -> list[str]:
+    """Number and stack of each particle's image, as RELION writes them."""
     pairs = zip(particles.image_index.tolist(), particles.stack_index.tolist(), strict=True)
-    return [f"{image + 1:06d}@{written[stack]}" for image, stack in pairs]
+    return [f"{image + 1:06d}@{stacks[stack]}" for image, stack in pairs]
 
 
 def _stack_name(path: Path, stack: Path, name: str) -> str:

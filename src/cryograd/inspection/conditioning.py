@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from cryograd.data.cache import ctf_of
+from cryograd.data.ctfs import ctf_of
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.model.symmetry import group_matrices

@@ -25,31 +25,62 @@ class Noise:
         shells = torch.as_tensor(disc.shells, device=self.variance.device)
         return self.variance[:, shells][group]
 
-    def updated(self, residual: Tensor, disc: HalfDisc, group: Tensor, area: Tensor, rate: float) -> "Noise":
-        """Move the variance towards what the residuals of a minibatch say.
+    def updated(self, seen: "NoisePower", rate: float) -> "Noise":
+        """The variance moved towards what the residuals of a minibatch say.
+
+        Parameters
+        ----------
+        seen
+            What is left of the images.
+        rate
+            Weight of the minibatch in the running average.
+        """
+        known = seen.count > 0
+        factor = torch.ones_like(seen.power)
+        factor[known] = 1.0 - rate + rate * seen.power[known] / seen.count[known]
+        return Noise((self.variance.double() * factor).to(self.variance.dtype))
+
+
+@dataclass(frozen=True)
+class NoisePower:
+    """What is left of images beside their model, in units of the noise; that of other images adds up to it.
+
+    Parameters
+    ----------
+    power
+        Σ E|X − C P V|² / σ² over the coefficients of a shell and the images of an optics group, over the
+        fraction of the noise that an image's mask leaves: (groups, shells), float64.
+    count
+        Number of these coefficients, (groups, shells).
+    """
+
+    power: Tensor
+    count: Tensor
+
+    @staticmethod
+    def of(residual: Tensor, disc: HalfDisc, group: Tensor, noise: Noise) -> "NoisePower":
+        """The sums over some images.
 
         Parameters
         ----------
         residual
-            E|X − C P V|² / σ² summed over each shell, shape (B, S), σ² being the present variance.
+            Of each image, summed over each shell, shape (B, S).
         disc
             The coefficients.
         group
             Optics group of each image, shape (B,).
-        area
-            Fraction of each image that its mask leaves, shape (B,).
-        rate
-            Weight of the minibatch in the running average.
+        noise
+            The present variance.
         """
-        groups, shells = self.variance.shape
-        total = torch.zeros(groups, shells, dtype=torch.float64, device=residual.device)
-        total[:, : residual.shape[1]].index_add_(0, group, residual.double() / area[:, None])
+        groups, shells = noise.variance.shape
+        power = torch.zeros(groups, shells, dtype=torch.float64, device=residual.device)
+        power[:, : residual.shape[1]].index_add_(0, group, residual.double())
         coefficients = torch.bincount(torch.as_tensor(disc.shells, device=residual.device), minlength=shells)
-        count = torch.bincount(group, minlength=groups)[:, None] * coefficients
-        seen = count > 0
-        factor = torch.ones_like(total)
-        factor[seen] = 1.0 - rate + rate * total[seen] / count[seen]
-        return Noise((self.variance.double() * factor).to(self.variance.dtype))
+        return NoisePower(power, torch.bincount(group, minlength=groups)[:, None] * coefficients)
+
+    def __add__(self, other: "NoisePower") -> "NoisePower":
+        """The sums over the images of both."""
+        return NoisePower(self.power + other.power, self.count + other.count)
 
 
 def noise_from_corners(images: Tensor, group: Tensor, groups: int, radius: float) -> Noise:

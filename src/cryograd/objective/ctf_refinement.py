@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.data.cache import ctf_of
+from cryograd.data.ctfs import ctf_of
 from cryograd.data.particles import FloatArray, IntArray, Particles
 from cryograd.errors import CryogradError
 from cryograd.model.ctf import defocus_rate

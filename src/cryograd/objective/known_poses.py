@@ -32,7 +32,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Sums:
+class KnownSums:
     """What the loss needs of some images, a mean over them.
 
     Parameters
@@ -171,15 +171,15 @@ class KnownPoses:
         """Pᵀ C x, a mean over images, shape (N,): a back-projection of each."""
         return self._back_projection(self.cross, images)
 
-    def sums(self, images: Tensor) -> Sums:
+    def sums(self, images: Tensor) -> KnownSums:
         """What F on some images needs of them."""
-        return Sums(self.weights(images), self.linear(images), float(self.energy[images].mean()))
+        return KnownSums(self.weights(images), self.linear(images), float(self.energy[images].mean()))
 
     def normal(self, weights: Tensor, values: Tensor) -> Tensor:
         """Product of the Hessian that some sums stand for and unknowns: no image is looked at."""
         return self.voxels.normal(weights, values) + self.regularisation * values
 
-    def local_of(self, sums: Sums, values: Tensor, turn: Turn) -> Local:
+    def local_of(self, sums: KnownSums, values: Tensor, turn: Turn) -> Local:
         """F near some unknowns, looked at through the sums of a minibatch."""
 
         def evaluate(where: Tensor) -> tuple[float, Tensor]:

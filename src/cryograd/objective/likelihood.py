@@ -1,4 +1,4 @@
-"""The marginal likelihood of a minibatch: value, gradient and curvature in one evaluation."""
+"""The marginal likelihood of images under a map: sums over images, their gradient and curvature."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import conv3d, pad
 
 from cryograd.fourier import HalfBall, HalfDisc
-from cryograd.heap import trim
 from cryograd.model.projection import Projector, sample_grid, slice_points
 from cryograd.model.symmetry import Symmetrizer
+from cryograd.objective.sums import Insertion, Sums
 from cryograd.pose.inference import Inference, PoseInference, Poseset, Search, concatenated
+from cryograd.pose.known import Known
 from cryograd.pose.posterior import Batch, Poses, Statistics
 from cryograd.pose.proposal import Remembered
 from cryograd.pose.sampling import Sampling
@@ -21,17 +22,17 @@ from cryograd.pose.sampling import Sampling
 # Images whose posteriors are inferred at a time: where all share one grid, whose statistics do not grow with
 # them, and where each has candidates of its own; the latter a multiple of the blocks that are refined.
 PART, OWN_PART = 200, 40
-# Bytes of statistics from which on they are inserted: those of broad posteriors take 30 MB an image.
-HELD_BYTES = 128 * 2**20
-# Bytes of a real grid from which on memory is short, and insertion takes no longer for fewer at a time.
-LARGE_BYTES = 128 * 2**20
+
+
+# How the poses of images are looked for.
+Looked = Search | Sampling | Known
 
 
 class Images(Protocol):
     """Whitened images of which a part can be had at a time."""
 
     @property
-    def weights(self) -> Tensor:
+    def counts(self) -> Tensor:
         """How much each image counts, shape (B,)."""
         ...
 
@@ -41,10 +42,43 @@ class Images(Protocol):
         """Some of the images."""
         ...
 
+    def counted(self, counts: Tensor, images: Tensor) -> "Images":
+        """Some of the images, (B,) bool, each counting as much as it is told, (B,)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The objective on a minibatch of B images.
+    """What an evaluation of B images at a map says.
+
+    Parameters
+    ----------
+    sums
+        What they say of the map, added up over them.
+    posesets
+        The poses that the sums are over, part by part.
+    poses
+        What the posterior says of each image.
+    residual
+        E|X − C P V|² / σ² per image, summed over each shell from 0 to that of the radius, over the fraction
+        of the noise that the image's mask leaves: shape (B, S). None where only the shared grid was used.
+    marginals
+        What a sampler remembers of each image; empty where nothing is to be remembered.
+    points
+        Poses at which an image was compared, on average.
+    """
+
+    sums: Sums
+    posesets: tuple[Poseset, ...]
+    poses: Poses
+    residual: Tensor | None
+    marginals: list[Remembered]
+    points: float
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The objective as a mean over images.
 
     Parameters
     ----------
@@ -61,17 +95,6 @@ class Evaluation:
     weights
         Pᵀa / B on the padded grid, averaged over the point group, (G, G, H): what
         `MarginalLikelihood.normal` takes.
-    support
-        The poses that the sums are over, part by part.
-    poses
-        What the posterior says of each image.
-    residual
-        E|X − C P V|² / σ² per image, summed over each shell from 0 to that of the radius, shape (B, S); None
-        where only the shared grid was used.
-    marginals
-        What a sampler remembers of each image; empty where nothing is to be remembered.
-    points
-        Poses at which an image was compared, on average.
     """
 
     value: float
@@ -79,11 +102,6 @@ class Evaluation:
     curvature: Tensor
     slope: Tensor | None
     weights: Tensor
-    support: tuple[Poseset, ...]
-    poses: Poses
-    residual: Tensor | None
-    marginals: list[Remembered]
-    points: float
 
 
 @dataclass(frozen=True)
@@ -101,10 +119,10 @@ class Halves:
     difference: Tensor
     upper: Tensor
 
-    def signs(self, weights: Tensor) -> Tensor:
-        """±½ by half, over the half's share of the weights (B,): either half counts the same."""
-        share = (weights.double() * self.upper).sum() / weights.double().sum()
-        share = share.clamp(0.5 / len(weights), 1.0 - 0.5 / len(weights))
+    def signs(self, counts: Tensor) -> Tensor:
+        """±½ by half, over the half's share of the counts (B,): either half counts the same."""
+        share = (counts.double() * self.upper).sum() / counts.double().sum()
+        share = share.clamp(0.5 / len(counts), 1.0 - 0.5 / len(counts))
         return torch.where(self.upper, 0.5 / share, -0.5 / (1.0 - share))
 
 
@@ -124,8 +142,8 @@ class MarginalLikelihood:
         Point group.
     precision
         Of the exhaustive products, as in `matmul_precision`.
-    weights
-        Type of the weights of evaluations; None for the volume's.
+    weight_type
+        Type of the weights of means; None for the volume's.
     """
 
     size: int
@@ -133,7 +151,7 @@ class MarginalLikelihood:
     radius: float
     symmetry: str = "C1"
     precision: str = "highest"
-    weights: torch.dtype | None = None
+    weight_type: torch.dtype | None = None
     block: int = field(default=8, repr=False)
 
     @cached_property
@@ -159,80 +177,87 @@ class MarginalLikelihood:
         """Grid from which slices of the symmetrised volume are sampled."""
         return self.projector.transform(self.symmetrizer.forward(volume))
 
-    def infer(self, volume: Tensor, batch: Batch, search: Search | Sampling) -> Inference:
+    def infer(self, volume: Tensor, batch: Batch, search: Looked) -> Inference:
         """Posterior of each image given the volume."""
         return self._inference.infer(self.transform(volume), batch, search)
 
-    def poses(self, volume: Tensor, batch: Batch, search: Search) -> Poses:
+    def poses(self, volume: Tensor, batch: Images, search: Looked) -> Poses:
         """What the posterior says of each image, however many there are."""
-        grid = self.transform(volume)
-        parts = _parts(len(batch), search)
-        found = [self._inference.infer(grid, batch.part(part), search).poses for part in parts]
+        found = [inference.poses for _, inference in self.inferences(volume, batch, search)]
         return Poses(*concatenated(found))
 
-    def inferences(
-        self, volume: Tensor, batch: Batch, search: Search | Sampling
-    ) -> Iterator[tuple[slice, Inference]]:
+    def inferences(self, volume: Tensor, batch: Images, search: Looked) -> Iterator[tuple[slice, Inference]]:
         """Posterior of some images at a time, however many there are, and which ones they are."""
         grid = self.transform(volume)
         for part in _parts(len(batch), search):
-            mine = search.part(part) if isinstance(search, Sampling) else search
-            yield part, self._inference.infer(grid, batch.part(part), mine)
+            yield part, self._inference.infer(grid, batch.part(part), _searched(search, part))
 
-    def value(self, volume: Tensor, batch: Images, support: tuple[Poseset, ...]) -> float:
-        """−(1/B) Σ log p(X_i | V), summed over the same poses as an evaluation before."""
+    def log_evidence(self, volume: Tensor, batch: Images, posesets: tuple[Poseset, ...]) -> float:
+        """Σ w log p(X | V), summed over the same poses as an evaluation before."""
         grid = self.transform(volume)
-        parts = zip(_parts(len(batch), support[0]), support, strict=True)
+        parts = zip(_parts(len(batch), posesets[0]), posesets, strict=True)
         evidence = [self._inference.log_evidence(grid, batch.part(part), poses) for part, poses in parts]
-        return -float((batch.weights.double() * torch.cat(evidence)).mean())
+        return float((batch.counts.double() * torch.cat(evidence)).sum())
 
     def evaluate(
-        self, volume: Tensor, batch: Images, search: Search | Sampling, halves: Halves | None = None
+        self, volume: Tensor, batch: Images, search: Looked, halves: Halves | None = None
     ) -> Evaluation:
-        """Value, gradient and curvature of −(1/B) Σ log p(X_i | V)."""
+        """What images say of a volume, at the poses that are probable there."""
         grid = self.transform(volume)
         difference = None if halves is None else self.transform(halves.difference)
-        signs = None if halves is None else halves.signs(batch.weights)
+        signs = None if halves is None else halves.signs(batch.counts)
         found = []
         # Pᵀa, and Pᵀ of the misfits of V and of D.
-        sums = _Insertion(self.projector, slice_points(self.disc, grid.device))
+        inserted = Insertion(self.projector, slice_points(self.disc, grid.device))
         for part in _parts(len(batch), search):
-            mine = search.part(part) if isinstance(search, Sampling) else search
-            inference = self._inference.infer(grid, batch.part(part), mine)
+            images = batch.part(part)
+            inference = self._inference.infer(grid, images, _searched(search, part))
             statistics = inference.statistics
             misfits = [statistics.power * statistics.slices - statistics.cross]
             if difference is not None and signs is not None and statistics.image is not None:
                 misfits.append(self._misfit(difference, statistics, signs[part]))
-            sums.add([statistics.power, *misfits], statistics.rotations)
+            inserted.add([statistics.power, *misfits], statistics.rotations)
             found.append(
                 (
-                    inference.support,
+                    inference.poseset,
                     inference.poses,
-                    None if inference.residual is None else self.disc.by_shell(inference.residual),
+                    self._residual(inference, images),
                     inference.marginals,
                     inference.points,
                 )
             )
-        del grid, difference
-        # The largest arrays of all: each goes when it has been used.
-        totals = sums.total()
-        gradient, *slope = [self._volume(totals.pop(1)) * (2.0 / len(batch)) for _ in range(1, len(totals))]
-        weights = self.symmetrised(totals.pop()[..., 0] / len(batch))
-        curvature, weights = self.curvature(weights), weights.to(self.weights or weights.dtype)
-        support, poses, residual, marginals, points = zip(*found, strict=True)
+        posesets, poses, residual, marginals, points = zip(*found, strict=True)
         every = Poses(*concatenated(poses))
+        weights, misfit, *slope = inserted.total()
+        evidence = float((batch.counts.double() * every.log_evidence).sum())
         return Evaluation(
-            -float((batch.weights.double() * every.log_evidence).mean()),
-            gradient,
-            curvature,
-            slope[0] if slope else None,
-            weights,
-            support,
-            every,
-            None if residual[0] is None else torch.cat(residual),
-            [seen for part in marginals for seen in part],
-            sum(points) / len(batch),
+            sums=Sums(len(batch), evidence, weights, misfit, slope[0] if slope else None),
+            posesets=posesets,
+            poses=every,
+            residual=None if residual[0] is None else torch.cat(residual),
+            marginals=[seen for part in marginals for seen in part],
+            points=sum(points) / len(batch),
         )
+
+    def mean(self, sums: Sums) -> Mean:
+        """Value, gradient and curvature of −(1/B) Σ log p(X_i | V) from sums over B images."""
+        grids = [sums.misfit] if sums.slope is None else [sums.misfit, sums.slope]
+        gradient, *slope = [self._volume(grid) * (2.0 / sums.images) for grid in grids]
+        weights = self.symmetrised(sums.weights[..., 0] / sums.images)
+        return Mean(
+            value=-sums.log_evidence / sums.images,
+            gradient=gradient,
+            curvature=self.curvature(weights),
+            slope=slope[0] if slope else None,
+            weights=weights.to(self.weight_type or weights.dtype),
+        )
+
+    def _residual(self, inference: Inference, images: Batch) -> Tensor | None:
+        """Residual of each image by shell, (B, S), as `Evaluation` has it."""
+        if inference.residual is None:
+            return None
+        shells = self.disc.by_shell(inference.residual)
+        return shells if images.area is None else shells / images.area[:, None]
 
     def _misfit(self, grid: Tensor, statistics: Statistics, signs: Tensor) -> Tensor:
         """a A D − s (b − a A V) for the transform of D, s being the images' signs."""
@@ -243,9 +268,7 @@ class MarginalLikelihood:
 
     def _volume(self, grid: Tensor) -> Tensor:
         """Adjoint of `transform`, shape (L, L, L)."""
-        volume = self.projector.transform_adjoint(grid)
-        del grid
-        return self.symmetrizer.adjoint(volume)
+        return self.symmetrizer.adjoint(self.projector.transform_adjoint(grid))
 
     def symmetrised(self, weights: Tensor) -> Tensor:
         """Average over the point group of Pᵀa on the padded grid, (G, G, H), interpolated linearly.
@@ -277,7 +300,7 @@ class MarginalLikelihood:
 
         On the padded grid the Hessian is taken as diagonal, with Pᵀa for PᵀaP: the convolution that it then
         is differs from the exact one by the interpolation kernel's transform, as a function of the distance
-        of two voxels. Weights (G, G, H) are those of `Evaluation`; those of a smaller radius will do.
+        of two voxels. Weights (G, G, H) are those of `Mean`; those of a smaller radius will do.
         """
         plain = Projector(self.size, (weights.shape[2] - 2) / 2, corrected=False)
         return 2.0 * plain.filtered(volume, weights)
@@ -301,49 +324,15 @@ class MarginalLikelihood:
         return half * float(self.size**3)
 
 
-class _Insertion:
-    """Sums of back-projections, of as many slices at a time as memory allows.
-
-    Each insertion may clear and add up whole grids: a few large ones cost less than many small ones.
-    """
-
-    def __init__(self, projector: Projector, points: Tensor) -> None:
-        self.projector, self.points = projector, points
-        self.held: list[tuple[list[Tensor], Tensor]] = []
-        self.sums: list[Tensor] = []
-
-    def add(self, slices: list[Tensor], rotations: Tensor) -> None:
-        """Some slices of each sum, shape (J, K), at rotations (J, 3, 3)."""
-        self.held.append((slices, rotations))
-        held = sum(s.nbytes for slices, _ in self.held for s in slices)
-        if held > HELD_BYTES or (self.sums and self.sums[0].nbytes > LARGE_BYTES):
-            self._flush()
-
-    def total(self) -> list[Tensor]:
-        """The sums on the padded grid, which are not held any longer."""
-        if self.held:
-            self._flush()
-        sums, self.sums = self.sums, []
-        return sums
-
-    def _flush(self) -> None:
-        slices, rotations = zip(*self.held, strict=True)
-        self.held = []
-        where = torch.cat(rotations)
-        for number, part in enumerate(zip(*slices, strict=True)):
-            values = part[0] if len(part) == 1 else torch.cat(part)
-            if number == len(self.sums):
-                self.sums.append(self.projector.empty(values))
-            self.projector.add(self.sums[number], values, where, self.points)
-        if self.sums[0].nbytes > LARGE_BYTES:
-            # What each part of the images leaves behind lies between the arrays of the next.
-            trim()
-
-
 def _parts(images: int, poses: Poseset) -> Iterator[slice]:
     """The images that are evaluated at a time."""
     size = PART if isinstance(poses, Search) and not poses.levels else OWN_PART
     return (slice(start, start + size) for start in range(0, images, size))
+
+
+def _searched(search: Looked, part: slice) -> Looked:
+    """How the poses of some of the images are looked for: what is said of each image is divided with them."""
+    return search if isinstance(search, Search) else search.part(part)
 
 
 def _whole_plane(weights: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryograd.objective.likelihood import MarginalLikelihood
-from cryograd.pose.inference import Search
-from cryograd.pose.posterior import Batch, Poses
+from cryograd.pose.posterior import Poses
 
 # Rounds in which classes are made equally large.
 ROUNDS = 30
@@ -33,30 +31,23 @@ class Mixture:
 
 
 def mixture(
-    likelihood: MarginalLikelihood,
-    volumes: Sequence[Tensor],
-    shares: Sequence[float],
-    batch: Batch,
-    search: Search,
-    temperature: float = 1.0,
-    even: bool = False,
+    found: Sequence[Poses], shares: Sequence[float], temperature: float = 1.0, even: bool = False
 ) -> Mixture:
-    """Infer classes and poses of a batch.
+    """Infer the classes of a batch, and the poses in the likeliest.
 
     Parameters
     ----------
-    likelihood, batch, search
-        The images, and at which poses they are looked at.
-    volumes, shares
-        Maps (L, L, L) of the classes, and the fraction π of all images that belongs to each.
+    found
+        What the posterior of each class says of the images.
+    shares
+        The fraction π of all images that belongs to each.
     temperature, even
         As `memberships` takes them.
     """
-    found = [likelihood.poses(volume, batch, search) for volume in volumes]
     evidence = torch.stack([poses.log_evidence for poses in found])
     prior = torch.as_tensor(shares).to(evidence).log()[:, None]
     probabilities = memberships(evidence, prior, temperature, even)
-    likeliest, rows = probabilities.argmax(dim=0), torch.arange(len(batch), device=evidence.device)
+    likeliest, rows = probabilities.argmax(dim=0), torch.arange(evidence.shape[1], device=evidence.device)
     columns = zip(*(vars(poses).values() for poses in found), strict=True)
     poses = Poses(*(torch.stack(column)[likeliest, rows] for column in columns))
     return Mixture(probabilities, replace(poses, log_evidence=torch.logsumexp(evidence + prior, dim=0)))

@@ -12,11 +12,12 @@ from torch import Tensor
 from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
+from cryograd.pose.known import Known
 from cryograd.pose.posterior import (
     Batch,
     Cells,
     Fit,
-    Local,
+    LocalPosterior,
     Poses,
     Statistics,
     best_cells,
@@ -83,7 +84,7 @@ class Refined:
     cells: tuple[Cells, ...]
 
 
-Poseset = Search | Sampling | Refined
+Poseset = Search | Sampling | Refined | Known
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Inference:
     ----------
     statistics
         Sufficient statistics.
-    support
+    poseset
         The poses that the sums are over.
     poses
         What the posterior says of each image.
@@ -107,14 +108,14 @@ class Inference:
     """
 
     statistics: Statistics
-    support: Poseset
+    poseset: Poseset
     poses: Poses
     residual: Tensor | None
     marginals: list[Remembered]
     points: int
 
     @staticmethod
-    def joined(parts: "Sequence[Inference]", support: Poseset) -> "Inference":
+    def joined(parts: "Sequence[Inference]", poseset: Poseset) -> "Inference":
         """The posterior of all parts, the images numbered through."""
         first = np.cumsum([0, *(len(p.poses.entropy) for p in parts)])
         statistics = [
@@ -124,7 +125,7 @@ class Inference:
         ]
         return Inference(
             Statistics(*concatenated(statistics)),
-            support,
+            poseset,
             Poses(*concatenated([p.poses for p in parts])),
             torch.cat([p.residual for p in parts if p.residual is not None]),
             [seen for p in parts for seen in p.marginals],
@@ -161,28 +162,32 @@ class PoseInference:
         """The coefficients that are compared."""
         return HalfDisc(self.radius)
 
-    def infer(self, grid: Tensor, batch: Batch, search: Search | Sampling) -> Inference:
+    def infer(self, grid: Tensor, batch: Batch, search: Search | Sampling | Known) -> Inference:
         """Posterior of each image given the volume's transform ``grid``."""
+        if isinstance(search, Known):
+            return self._infer_known(grid, batch, search)
         if isinstance(search, Sampling):
             return self._infer_sampled(grid, batch, search)
         if search.levels:
             return self._infer_refined(grid, batch, search)
         return self._infer_shared(grid, batch, search)
 
-    def log_evidence(self, grid: Tensor, batch: Batch, support: Poseset) -> Tensor:
+    def log_evidence(self, grid: Tensor, batch: Batch, poseset: Poseset) -> Tensor:
         """log p(X | V), shape (B,), summed over the same poses as an inference before."""
-        if isinstance(support, Sampling):
-            found = (sampled.poses for _, sampled in self._sampled(grid, batch, support))
+        if isinstance(poseset, Known):
+            return self._at_known(grid, batch, poseset).log_evidence + batch.log_norm
+        if isinstance(poseset, Sampling):
+            found = (sampled.poses for _, sampled in self._sampled(grid, batch, poseset))
             return torch.cat([poses.log_evidence for poses in found])
-        if isinstance(support, Refined):
-            blocks = zip(self._blocks(len(batch)), support.cells, strict=True)
+        if isinstance(poseset, Refined):
+            blocks = zip(self._blocks(len(batch)), poseset.cells, strict=True)
             return torch.cat(
                 [
-                    self._block_evidence(grid, batch.part(part), cells, support.search)
+                    self._block_evidence(grid, batch.part(part), cells, poseset.search)
                     for part, cells in blocks
                 ]
             )
-        _, slices, _, phases, log_shift = self._shared(grid, support)
+        _, slices, _, phases, log_shift = self._shared(grid, poseset)
         return evaluate_exhaustive(
             batch, slices, phases, log_shift, self.precision, statistics=False
         ).log_evidence
@@ -247,8 +252,8 @@ class PoseInference:
             (search.rotations.spacing, search.shifts.spacing),
         )
         blocks = [self._refine_block(grid, batch, cells, search, part) for part in self._blocks(len(batch))]
-        support = Refined(search, tuple(cells for _, cells in blocks))
-        return Inference.joined([inference for inference, _ in blocks], support)
+        poseset = Refined(search, tuple(cells for _, cells in blocks))
+        return Inference.joined([inference for inference, _ in blocks], poseset)
 
     def _blocks(self, images: int) -> list[slice]:
         """The images that are refined at a time."""
@@ -283,7 +288,9 @@ class PoseInference:
         local = self._score(grid, batch, cells, search, self.radius)
         return local.log_evidence + batch.log_norm + log_cell_weight(cells, search.rotations, search.shifts)
 
-    def _score(self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float) -> Local:
+    def _score(
+        self, grid: Tensor, batch: Batch, cells: Cells, search: Search, radius: float
+    ) -> LocalPosterior:
         """Evaluate a block's own candidates at one radius."""
         disc = HalfDisc(radius)
         return evaluate_local(
@@ -297,7 +304,7 @@ class PoseInference:
             -0.5 * cells.shifts.square().sum(dim=-1) / search.shifts.prior_sigma**2,
         )
 
-    def _poses(self, batch: Batch, cells: Cells, search: Search, local: Local, fit: Fit) -> Poses:
+    def _poses(self, batch: Batch, cells: Cells, search: Search, local: LocalPosterior, fit: Fit) -> Poses:
         """Best poses, evidence and entropy of a block of images."""
         rotation = local.joint.sum(dim=1)
         probabilities, best = most_probable(rotation)
@@ -313,6 +320,32 @@ class PoseInference:
             fit.match,
             fit.energy,
         )
+
+    def _at_known(self, grid: Tensor, batch: Batch, known: Known) -> LocalPosterior:
+        """Each image at the one pose that it has."""
+        none = torch.zeros(1, 1, device=grid.device)
+        points, frequencies = slice_points(self.disc, grid.device), self._frequencies(self.disc, grid.device)
+        return evaluate_local(
+            batch, known.cells(grid.device), grid, self.projector, points, frequencies, none, none
+        )
+
+    def _infer_known(self, grid: Tensor, batch: Batch, known: Known) -> Inference:
+        cells, local = known.cells(grid.device), self._at_known(grid, batch, known)
+        statistics, fit = local_statistics(batch, cells, local)
+        rotation = local.joint.sum(dim=1)
+        probabilities, best = most_probable(rotation)
+        rows = torch.arange(len(batch), device=grid.device)[:, None]
+        poses = Poses(
+            top_rotations=cells.rotations[rows, best],
+            top_shifts=cells.shifts[rows, torch.zeros_like(best)],
+            top_probabilities=probabilities,
+            log_evidence=local.log_evidence + batch.log_norm,
+            entropy=rotation_entropy(rotation),
+            effective_size=1.0 / rotation.square().sum(dim=1),
+            match=fit.match,
+            energy=fit.energy,
+        )
+        return Inference(statistics, known, poses, fit.residual, [], len(batch))
 
     def _infer_sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Inference:
         images = []

@@ -62,14 +62,17 @@ def _packed(points: np.ndarray, marginal: Marginal) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Memory:
-    """The last posterior of every particle, None of one that has not been visited: at most 5 kB each."""
+    """The last posterior of every particle, None of one that has not been visited: at most 5 kB each.
 
-    rows: tuple[Row | None, ...]
+    Rows are replaced in place, as a run goes on.
+    """
+
+    rows: list[Row | None]
 
     @staticmethod
     def empty(n: int) -> "Memory":
         """Memory of particles that have not been visited."""
-        return Memory((None,) * n)
+        return Memory([None] * n)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,12 +82,10 @@ class Memory:
         row = self.rows[particle]
         return None if row is None else row.recalled()
 
-    def updated(self, indices: np.ndarray, remembered: Sequence[Remembered]) -> "Memory":
-        """The memory with new rows for some particles."""
-        rows = list(self.rows)
+    def update(self, indices: np.ndarray, remembered: Sequence[Remembered]) -> None:
+        """Write new rows for some particles."""
         for i, seen in zip(indices, remembered, strict=True):
-            rows[i] = Row.of(seen)
-        return Memory(tuple(rows))
+            self.rows[i] = Row.of(seen)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All rows end to end, as arrays."""
@@ -117,4 +118,4 @@ class Memory:
         details = zip(saved["visited"], tables, saved["spacing"].tolist(), saved["iteration"], strict=False)
         for i, (anchors, in_plane, shifts), (angle, length), iteration in details:
             rows[i] = Row(anchors, in_plane, shifts, (angle, length), int(iteration))
-        return Memory(tuple(rows))
+        return Memory(rows)

@@ -37,22 +37,24 @@ class Batch:
         C / σ, shape (B, K), float32.
     log_norm
         −‖X / σ‖² − Σ log πσ², shape (B,): makes the evidence comparable between noise models.
-    weight
-        How much each image counts in statistics and means, shape (B,); None where each counts once.
+    count, area
+        How much each image counts in statistics and means, and the fraction of the noise's power that its
+        mask leaves, shape (B,); None where all are 1.
     """
 
     images: Tensor
     ctf: Tensor
     log_norm: Tensor
-    weight: Tensor | None = None
+    count: Tensor | None = None
+    area: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def weights(self) -> Tensor:
+    def counts(self) -> Tensor:
         """How much each image counts, shape (B,)."""
-        return torch.ones_like(self.log_norm) if self.weight is None else self.weight
+        return torch.ones_like(self.log_norm) if self.count is None else self.count
 
     def prefix(self, k: int) -> "Batch":
         """The batch on a smaller half-disc: the first ``k`` coefficients."""
@@ -60,11 +62,12 @@ class Batch:
 
     def part(self, images: slice | Tensor) -> "Batch":
         """Some of the images."""
-        return Batch(self.images[images], self.ctf[images], self.log_norm[images], self.weights[images])
+        area = None if self.area is None else self.area[images]
+        return Batch(self.images[images], self.ctf[images], self.log_norm[images], self.counts[images], area)
 
-    def counted(self, weights: Tensor, images: Tensor) -> "Batch":
-        """Some of the images, (B,) bool, with weights (B,) such that means are over the whole batch."""
-        return replace(self, weight=(weights * images.double().mean()).to(self.log_norm)).part(images)
+    def counted(self, counts: Tensor, images: Tensor) -> "Batch":
+        """Some of the images, (B,) bool, each counting as much as it is told, (B,)."""
+        return replace(self, count=counts.to(self.log_norm)).part(images)
 
 
 @dataclass(frozen=True)
@@ -229,12 +232,12 @@ def evaluate_exhaustive(
             scores, norms[part], log_shift
         )
         if cross is not None:
-            share = batch.weights[part] / scores.sum(dim=(1, 2))
+            share = batch.counts[part] / scores.sum(dim=(1, 2))
             flat = flat * share.repeat_interleave(S)[:, None]
             with matmul_precision(precision):
                 cross.addmm_(scores.view(-1, J).T, flat)
     evidence += batch.log_norm - math.log(J)
-    power = rotation_marginal.T @ (batch.weights[:, None] * batch.ctf.square()) if statistics else None
+    power = rotation_marginal.T @ (batch.counts[:, None] * batch.ctf.square()) if statistics else None
     return Exhaustive(
         rotation_marginal, shift_marginal, evidence, None if cross is None else as_complex(cross), power
     )
@@ -279,7 +282,7 @@ def best_cells(
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalPosterior:
     """Posterior of a block of images over their own candidate poses.
 
     Parameters
@@ -299,7 +302,7 @@ class Local:
     joint: Tensor
     log_evidence: Tensor
 
-    def assigned(self) -> "Local":
+    def assigned(self) -> "LocalPosterior":
         """The posterior with each image's responsibility on its best pose alone: projection matching."""
         flat = self.joint.flatten(1)
         best = torch.zeros_like(flat).scatter_(1, flat.argmax(dim=1, keepdim=True), 1.0)
@@ -315,7 +318,7 @@ def evaluate_local(
     frequencies: Tensor,
     log_rotation: Tensor,
     log_shift: Tensor,
-) -> Local:
+) -> LocalPosterior:
     """Evaluate each image at its own rotations × shifts.
 
     Parameters
@@ -344,7 +347,7 @@ def evaluate_local(
     top = logits.amax(dim=1, keepdim=True)
     joint = torch.softmax(logits, dim=1).view(scores.shape)
     evidence = (logits - top).exp().sum(dim=1).log() + top[:, 0]
-    return Local(slices, templates, joint, evidence)
+    return LocalPosterior(slices, templates, joint, evidence)
 
 
 @dataclass(frozen=True)
@@ -364,7 +367,7 @@ class Fit:
     energy: Tensor
 
 
-def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statistics, Fit]:
+def local_statistics(batch: Batch, cells: Cells, local: LocalPosterior) -> tuple[Statistics, Fit]:
     """Statistics of a block of images from their rotations that matter, and how well these fit."""
     marginal = local.joint.sum(dim=1)
     matters = marginal > (TENTH * marginal.amax(dim=1, keepdim=True)).clamp(max=NEGLIGIBLE)
@@ -388,6 +391,6 @@ def local_statistics(batch: Batch, cells: Cells, local: Local) -> tuple[Statisti
         none.index_add(0, image, match.sum(dim=1)),
         none.index_add(0, image, energy.sum(dim=1)),
     )
-    counts = batch.weights[image, None]
+    counts = batch.counts[image, None]
     statistics = Statistics(cells.rotations[image, rotation], slices, counts * cross, counts * power, image)
     return statistics, fit

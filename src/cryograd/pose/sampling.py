@@ -12,7 +12,7 @@ from cryograd.model.projection import Projector
 from cryograd.pose.posterior import (
     Batch,
     Cells,
-    Local,
+    LocalPosterior,
     Poses,
     evaluate_local,
     mean_shifts,
@@ -116,7 +116,7 @@ class Sampled:
     """
 
     cells: Cells
-    local: Local
+    local: LocalPosterior
     poses: Poses
 
 
@@ -160,7 +160,7 @@ def evaluate_sampled(
     return Sampled(cells, local, _poses(batch, cells, local, by_count))
 
 
-def _poses(batch: Batch, cells: Cells, local: Local, log_count: Tensor) -> Poses:
+def _poses(batch: Batch, cells: Cells, local: LocalPosterior, log_count: Tensor) -> Poses:
     """Best poses, evidence and entropy of one image.
 
     ``log_count`` (1, M) is the log of how many rotations of the quadrature each drawn one stands for.

@@ -25,7 +25,7 @@ def seeded_memory(
     here, share = np.zeros(1), np.ones(1)
     each = np.full(len(group), 1.0 / len(group))
     return Memory(
-        tuple(
+        [
             Row.of(
                 Remembered(
                     Marginal(rotation @ group.swapaxes(1, 2), each),
@@ -37,5 +37,5 @@ def seeded_memory(
                 )
             )
             for rotation, shift in zip(rotations, shifts, strict=True)
-        )
+        ]
     )

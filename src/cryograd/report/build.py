@@ -6,13 +6,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cryograd import __version__
 from cryograd.atomic import write_text
 from cryograd.report import map_images, plots
 from cryograd.report.half_maps import half_map_plots, shared_rows
 from cryograd.report.load import Poses, RunFiles, load_run
 from cryograd.report.remarks import remarks, shift_limit
 from cryograd.report.style import figure_style
+from cryograd.version import __version__
 
 
 def build_report(folder: Path) -> Path:
@@ -99,7 +99,7 @@ def _pose_plots(run: RunFiles, poses: Poses) -> dict[str, Markup | None]:
     """Plots of the poses."""
     known = poses.entropy is not None or poses.max_probability is not None
     return {
-        "views": Markup(plots.views(poses, run.symmetry)),
+        "views": Markup(plots.views(poses, run.common_symmetry)),
         "shifts": Markup(plots.shifts(poses, shift_limit(run))),
         "certainty": Markup(plots.certainty(poses)) if known else None,
     }

@@ -79,6 +79,7 @@ def shared_rows(shared: dict[str, Any]) -> dict[str, str]:
     }
     return {
         "Start map": f"{start[shared['start_map']]}; each half scales it to its own images",
+        "Scale of density": f"{shared['density_scale']:.3g}, of the starts, for priors that have a scale",
         "Point group": shared["symmetry"] + (", found in the start" if shared["symmetry_found"] else ""),
         "Mask of the maps while they are refined": f"the given one, {shared['mask']}" if given else sphere,
         "Correlation of the half maps": f"{shared['curves']} curves, one an iteration, of {shared['shells']} "

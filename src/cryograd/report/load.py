@@ -16,9 +16,6 @@ from cryograd.errors import CryogradError
 from cryograd.report.half_maps import HalfMapFiles, load_half_maps
 from cryograd.rotations import FloatArray
 
-# Of a run, the first that there is.
-MAPS = ("volume.mrc", "abinitio.mrc", "abinitio1.mrc")
-
 
 @dataclass(frozen=True)
 class Poses:
@@ -56,7 +53,7 @@ class RunFiles:
     metrics
         metrics.json, which only a finished run has.
     volume, pixel_size
-        Map (L, L, L) and Å; the start where a reconstruction has no other yet.
+        Map (L, L, L) and Å.
     classes
         Maps of all classes; none where one map was wanted.
     poses
@@ -82,9 +79,15 @@ class RunFiles:
 
     @property
     def symmetry(self) -> str:
-        """Point group: as it was found, or asked for."""
+        """Point group, as it was found or asked for; those of classes that differ with commas in between."""
         asked = self.settings.get("symmetry", "C1")
         return str((self.metrics or {}).get("symmetry", "C1" if asked == "auto" else asked))
+
+    @property
+    def common_symmetry(self) -> str:
+        """Point group that all classes have; C1 where they differ."""
+        names = set(self.symmetry.split(","))
+        return names.pop() if len(names) == 1 else "C1"
 
 
 def load_run(folder: Path) -> RunFiles:
@@ -95,11 +98,10 @@ def load_run(folder: Path) -> RunFiles:
     CryogradError
         The folder holds no run, or a file of it is broken.
     """
-    shown = next((name for name in MAPS if (folder / name).is_file()), MAPS[0])
-    for name in ("run.toml", "log.jsonl", shown):
+    for name in ("run.toml", "log.jsonl", "volume.mrc"):
         if not (folder / name).is_file():
             raise CryogradError(f"the folder holds no run, {name} is missing", folder, "give a run's folder")
-    volume, pixel_size = read_map(folder / shown)
+    volume, pixel_size = read_map(folder / "volume.mrc")
     metrics, particles = folder / "metrics.json", folder / "particles.star"
     comparison, truth = folder / "comparison.json", folder / "truth.mrc"
     command, settings = _parsed(folder / "run.toml", _record)
@@ -112,7 +114,9 @@ def load_run(folder: Path) -> RunFiles:
         metrics=_parsed(metrics, json.loads) if metrics.is_file() else None,
         volume=volume,
         pixel_size=pixel_size,
-        classes=[read_map(folder / f"class{k + 1}.mrc")[0] for k in range(number if number > 1 else 0)],
+        classes=[
+            read_map(folder / f"class{k + 1}/volume.mrc")[0] for k in range(number if number > 1 else 0)
+        ],
         poses=_read_poses(particles) if particles.is_file() else None,
         halves=load_half_maps(folder),
         comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,

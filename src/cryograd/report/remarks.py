@@ -30,7 +30,7 @@ def remarks(run: RunFiles) -> list[str]:
             f"{at_limit:.0%} of the particles lie at the limit of the shift search, {limit:.0f} Å: "
             "try a larger --max-shift, or centre the particles again."
         )
-    density = view_density(run.poses.rotations, run.symmetry, longitudes=16)
+    density = view_density(run.poses.rotations, run.common_symmetry, longitudes=16)
     # Poisson noise leaves bins empty by itself where there are few particles.
     if len(run.poses.rotations) >= 20 * density.size and float(np.mean(density < 0.05)) > 0.3:
         found.append(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryograd.draws import Stream, generator
 from cryograd.fourier import resize_spectrum
 from cryograd.steps.armijo import ArmijoSearch, ArmijoState
 from cryograd.steps.protocol import Local, Move, Needs, Spectrum, Stepper, Volume
@@ -107,7 +108,7 @@ def random_signs(
     Signs of the real part of white noise's coefficients: these are those of a volume, whatever the unknowns.
     """
     real = torch.view_as_real(volume) if volume.is_complex() else volume
-    noise = np.random.default_rng([seed, iteration]).standard_normal(tuple(real.shape), dtype=np.float32)
+    noise = generator(seed, Stream.SIGNS, iteration).standard_normal(tuple(real.shape), dtype=np.float32)
     white = torch.from_numpy(noise).to(real)
     coefficients = spectrum.of(torch.view_as_complex(white) if volume.is_complex() else white)
     return torch.where(coefficients.real < 0.0, -1.0, 1.0).to(real.dtype)

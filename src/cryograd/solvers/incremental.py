@@ -35,9 +35,9 @@ class Incremental(Stepper):
     A minibatch's gradient grows old as V moves on, and steps along a mean of old gradients swing. But most of
     what makes it old is known: it changes by the curvature times the way that V has gone. Carried along so,
     it costs nothing to keep up to date, and the mean has the variance of a full pass at the cost of a
-    minibatch. At known poses the objective is quadratic, and ∇̄ is the exact gradient of all images seen. With
-    unknown poses H_k is the Hessian of the complete data, and this is incremental EM (Neal & Hinton, 1998; a
-    case of MISO, Mairal, 2013): responsibilities stay those of the last visit.
+    minibatch. At known poses the objective is quadratic, and ∇̄ is the exact gradient of all images seen.
+    With unknown poses H_k is the Hessian of the complete data, and this is incremental EM (Neal & Hinton,
+    1998; a case of MISO, Mairal, 2013): responsibilities stay those of the last visit.
 
     Parameters
     ----------

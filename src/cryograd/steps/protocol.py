@@ -171,24 +171,62 @@ class SolverState(Protocol):
 
 @runtime_checkable
 class Solver(Protocol):
-    """How a volume is changed. Settings are fields; all that changes is in the state."""
+    """How a volume is changed. Settings are fields; all that changes is in the state.
+
+    Parameters
+    ----------
+    needs
+        What it asks of the loop around it.
+    """
 
     needs: ClassVar[Needs]
 
     def init(self, volume: Tensor) -> Any:
-        """State before the first step."""
+        """State before the first step.
+
+        Parameters
+        ----------
+        volume
+            The volume that steps begin from.
+        """
         ...
 
     def step(self, state: Any, volume: Tensor, local: Local) -> Move:
-        """Take one step from a volume."""
+        """Take one step from a volume.
+
+        Parameters
+        ----------
+        state
+            State after the last step.
+        volume
+            The volume.
+        local
+            The objective near it.
+        """
         ...
 
     def minibatch_bytes(self, size: int, radius: float) -> int:
-        """Bytes that are kept of each minibatch, at a radius in Fourier pixels, of maps of a box."""
+        """Bytes that are kept of each minibatch.
+
+        Parameters
+        ----------
+        size
+            Side of the maps' box in voxels.
+        radius
+            Open frequencies, in Fourier pixels.
+        """
         ...
 
     def fixed_bytes(self, size: int, radius: float) -> int:
-        """Bytes that are taken besides, however many minibatches there are."""
+        """Bytes that are taken besides, however many minibatches there are.
+
+        Parameters
+        ----------
+        size
+            Side of the maps' box in voxels.
+        radius
+            Open frequencies, in Fourier pixels.
+        """
         ...
 
 

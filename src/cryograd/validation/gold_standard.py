@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cryograd.draws import Stream, generator
 from cryograd.fourier import radius_grid
 from cryograd.rotations import FloatArray
 from cryograd.validation.fsc import fsc, resolution_at
@@ -102,7 +103,7 @@ def gold_standard(
     randomised, corrected = masked, masked
     if start is not None:
         noise = (
-            randomise_phases(half, start, np.random.default_rng([seed, number]))
+            randomise_phases(half, start, generator(seed, Stream.PHASES, number))
             for number, half in enumerate(halves)
         )
         randomised = fsc(*(half * mask for half in noise))[1]

@@ -1,0 +1,5 @@
+"""``python -m cryograd`` is the command line."""
+
+from cryograd.cli.main import main
+
+main()

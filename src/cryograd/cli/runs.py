@@ -1,0 +1,48 @@
+"""What the commands on particle images print: ``abinitio``, ``refine`` and ``reconstruct``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cryograd.config import ParticleRun
+from cryograd.library import run as run_in_folder
+
+
+def run(config: ParticleRun) -> dict[str, Any]:
+    """Run, write all files, and return the metrics."""
+    return run_in_folder(config).metrics | {"output": str(config.output)}
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What a run gave, in a few lines."""
+    return "\n".join(_lines(metrics))
+
+
+def _lines(metrics: dict[str, Any]) -> Iterator[str]:
+    output, halves = metrics["output"], metrics["command"] != "abinitio"
+    yield (
+        f"{metrics['n_particles']} particles, box {metrics['box_size']} px at "
+        f"{metrics['pixel_size_angstrom']:.4g} Å, symmetry {metrics['symmetry']}"
+    )
+    seconds = f"{metrics['wall_seconds']:.0f} s on {metrics['device']}"
+    if halves:
+        yield f"{_angstrom(metrics)} by the half maps (FSC 0.143), {seconds}"
+        yield f"maps       {output}/volume.mrc, volume_sharpened.mrc"
+        yield f"half maps  {output}/half1.mrc, half2.mrc; error of their mean  {output}/standard_error.mrc"
+    else:
+        yield (
+            f"{metrics['iterations']} iterations to {metrics['resolution_march_angstrom']:.1f} Å in {seconds}"
+        )
+        yield f"mean probability of the best orientation {metrics['max_probability_mean']:.2f}"
+        yield f"map        {output}/volume.mrc"
+    for number, share in enumerate(metrics.get("class_populations", []), 1):
+        reached = f", {_angstrom(metrics['classes'][number - 1])}" if halves else ""
+        yield f"class {number}    {output}/class{number}/volume.mrc, {share:.0%} of the particles{reached}"
+    yield f"poses      {output}/particles.star"
+    yield f"report     {output}/report.html"
+    for finding in metrics["findings"]:
+        yield f"! {finding}"
+
+
+def _angstrom(metrics: dict[str, Any]) -> str:
+    resolution = metrics["resolution_fsc143_angstrom"]
+    return "no resolution" if resolution is None else f"{resolution:.2f} Å"

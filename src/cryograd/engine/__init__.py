@@ -1,0 +1,1 @@
+"""The engine: tracks that move by what images say of them, in one loop."""

@@ -1,0 +1,1 @@
+"""Particle images at the sampling that the work needs, wherever they are kept."""

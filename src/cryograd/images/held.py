@@ -1,0 +1,167 @@
+"""Images held in memory: read, normalised and resampled once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryograd.data.optics import Optics
+from cryograd.data.particles import Particles
+from cryograd.errors import CryogradError
+from cryograd.fourier import resize_plane
+from cryograd.images.resample import resample
+
+# Images that are read, or brought to another sampling, at a time.
+_CHUNK = 256
+# No pixel of a real image is as many standard deviations of the background from its mean.
+_LARGEST_CONTRAST = 1e4
+
+
+@dataclass(frozen=True)
+class HeldImages:
+    """All images of some particles in memory, in half precision.
+
+    Parameters
+    ----------
+    particles
+        The metadata.
+    values
+        Normalised images at the working sampling, shape (n, W, W), float16.
+    extent
+        Side of the box in Å; the working pixel is ``extent / W``.
+    diameter
+        Particle diameter in Å.
+    device
+        Where minibatches are made.
+    """
+
+    particles: Particles
+    values: np.ndarray
+    extent: float
+    diameter: float
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Working box W in pixels."""
+        return self.values.shape[-1]
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Normalised images, shape (b, W, W)."""
+        return self.values[indices]
+
+    def expect(self, indices: np.ndarray) -> None:
+        """Nothing has to be fetched."""
+
+    def cropped(self, indices: np.ndarray, size: int) -> "HeldImages":
+        """Some of the images at a coarser sampling, which take less memory and time.
+
+        Parameters
+        ----------
+        indices
+            Particles, shape (b,).
+        size
+            The box W' in pixels, at most W.
+        """
+        values = np.empty((len(indices), size, size), dtype=np.float16)
+        for start in range(0, len(indices), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            values[part] = resize_plane(torch.from_numpy(self.values[indices[part]]).float(), size).numpy()
+        return HeldImages(self.particles.select(indices), values, self.extent, self.diameter, self.device)
+
+
+def read_images(
+    particles: Particles,
+    size: int,
+    extent: float,
+    diameter: float,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> HeldImages:
+    """Read, normalise and resample all images.
+
+    Parameters
+    ----------
+    particles
+        What to read.
+    size
+        Working box W in pixels.
+    extent
+        Side of the working box in Å.
+    diameter
+        Particle diameter in Å, outside which is background.
+    device
+        Where minibatches will be made.
+    progress
+        Called with the number of images read and the number of all.
+
+    Raises
+    ------
+    CryogradError
+        Images are premultiplied by their CTF, cannot be read, or hold bad values.
+    """
+    for optics in particles.optics:
+        _refuse_premultiplied(optics, particles.source)
+    values = np.empty((len(particles), size, size), dtype=np.float16)
+    done = 0
+    for number, optics in enumerate(particles.optics):
+        members = np.flatnonzero(particles.optics_index == number)
+        for start in range(0, len(members), _CHUNK):
+            chunk = members[start : start + _CHUNK]
+            raw = normalise(particles.images(chunk), 0.5 * diameter / optics.pixel_size)
+            _refuse_without_noise(raw, particles, chunk)
+            values[chunk] = resample(raw, optics, size, extent)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(particles))
+    return HeldImages(particles, values, extent, diameter, device)
+
+
+def normalise(images: np.ndarray, radius: float) -> np.ndarray:
+    """Subtract the mean and divide by the standard deviation of the background outside a circle.
+
+    Parameters
+    ----------
+    images
+        Shape (n, L, L).
+    radius
+        Radius of the circle in pixels; where it leaves less than 5 % of the image, the corners are used.
+
+    Returns
+    -------
+    np.ndarray
+        Infinite or NaN where the background does not vary.
+    """
+    size = images.shape[-1]
+    axis = np.arange(size) - size // 2
+    distance = np.hypot(*np.meshgrid(axis, axis))
+    background = distance > min(radius, float(np.quantile(distance, 0.95)))
+    values = images[:, background]
+    mean, std = values.mean(axis=1), values.std(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def _refuse_premultiplied(optics: Optics, source: Path) -> None:
+    """Refuse images whose noise is no longer the same at all frequencies of a shell."""
+    if optics.premultiplied:
+        raise CryogradError(
+            f"the images of optics group {optics.name} are premultiplied by their CTF",
+            source,
+            "extract them again without premultiplication",
+        )
+
+
+def _refuse_without_noise(images: np.ndarray, particles: Particles, indices: np.ndarray) -> None:
+    """Refuse images in units of whose background the particle would be off every scale."""
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~(np.abs(images).max(axis=(1, 2)) < _LARGEST_CONTRAST))
+    if bad.size:
+        i = indices[bad[0]]
+        raise CryogradError(
+            "an image has no noise outside the particle: it was masked, or is free of noise",
+            f"image {particles.image_index[i] + 1} of {particles.stacks[particles.stack_index[i]]}",
+            "give unmasked images, or a smaller --particle-diameter if the mask is wider than the particle",
+        )

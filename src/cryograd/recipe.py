@@ -1,0 +1,290 @@
+"""What a run is, from particles to its last state. Read this first.
+
+There are three runs, each a generator of moments, one after every iteration. All consist of parts, each of
+which is the same loop, `engine.loop.iterate`, over a program of steps:
+
+- `abinitio` has one: from random volumes to one map, or one for each class, and the poses of all particles
+  there;
+- `refine` has one: from a map to two half maps, for each class, that share nothing but the numbers of a
+  curve;
+- `reconstruct` has the first, as far as it needs to go, and then the second. Images are read once, and maps
+  stay in memory.
+
+What the last moment says of particles and half maps is looked at in `results`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
+from cryograd.data.particles import Particles
+from cryograd.draws import Stream, generator
+from cryograd.engine.between import SYMMETRY_RADIUS, brought_together, leave_maps, refuse_empty
+from cryograd.engine.frame import (
+    Frame,
+    brought_in,
+    chosen_device,
+    final_radius,
+    particle_diameter,
+    start_resolution,
+)
+from cryograd.engine.half_sets import half_sets, last_radius
+from cryograd.engine.known_poses import no_poses, poses_of_file
+from cryograd.engine.parts import Behind, Moment, Part, performed
+from cryograd.engine.refusals import refuse_mixtures
+from cryograd.engine.setup import Run
+from cryograd.engine.start import (
+    divided_state,
+    halves_run,
+    halves_state,
+    joint_run,
+    most_draws,
+    random_state,
+    symmetries_of,
+)
+from cryograd.engine.state import State
+from cryograd.fourier import quick_size, resize_transform
+from cryograd.images.held import HeldImages, read_images
+from cryograd.maps import Map
+
+# The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets, which begin
+# well below, where it is sound.
+FINEST_RADIUS, START_RADIUS = 28.0, 10.0
+
+# Called with the number of images that were read and the number of all.
+Reading = Callable[[int, int], None]
+
+
+def abinitio(
+    particles: Particles,
+    config: Abinitio,
+    resume: Mapping[str, Any] | None = None,
+    reading: Reading | None = None,
+) -> Iterator[Moment]:
+    """Reconstruct a map, or one for each class, from a random start.
+
+    Parameters
+    ----------
+    particles
+        The images and their CTFs; poses are not looked at.
+    config
+        Options.
+    resume
+        What `Moment.saved` gave of the moment to go on from.
+    reading
+        Told of the progress while images are read.
+
+    Yields
+    ------
+    Moment
+        After every iteration. The last one has the final map and a pose for every particle.
+
+    Raises
+    ------
+    CryogradError
+        An image, the mask or an option does not fit.
+    """
+    refuse_mixtures(config)
+    finest = _start_radius(particles, config, FINEST_RADIUS)
+    images = _read(particles, config, finest, reading)
+    start = Part(
+        config=config,
+        run=lambda behind: joint_run(images, config, finest),
+        first=lambda run, behind: random_state(run, config),
+        leave=leave_maps,
+    )
+    yield from performed([start], images, resume)
+
+
+def refine(
+    particles: Particles,
+    config: Refine,
+    resume: Mapping[str, Any] | None = None,
+    reading: Reading | None = None,
+    volumes: Sequence[Map] = (),
+    shared: Sequence[Sequence[float]] | None = None,
+) -> Iterator[Moment]:
+    """Refine a map, or one for each class, in two halves of the particles.
+
+    One map for several classes is divided first, by all images together and at low resolution: the halves
+    have to agree on which class is which.
+
+    Parameters
+    ----------
+    particles
+        The images and their CTFs. Half-sets that the file names are kept; poses are looked at if the options
+        say so.
+    config
+        Options.
+    resume, reading
+        As for `abinitio`.
+    volumes
+        Maps in the place of the files that the options name.
+    shared
+        As `engine.loop.iterate` takes it.
+
+    Yields
+    ------
+    Moment
+        After every iteration. The last one also has unfiltered half maps, and a pose for every particle.
+
+    Raises
+    ------
+    CryogradError
+        An image, a map, the mask or an option does not fit.
+    """
+    refuse_mixtures(config, len(volumes))
+    members, final = half_sets(particles, config.seed), last_radius(particles, config)
+    images = _read(particles, config, final, reading)
+    frame = Frame.of(images, config)
+    poses = poses_of_file(particles, config, frame.max_shift)
+    divides = config.classes > len(volumes or config.volume)
+    radius = _first_radius(particles, config)
+    if divides and config.start_resolution is None:
+        # Classes that were divided at some resolution would be alike again at a coarser one.
+        radius = min(max(radius, START_RADIUS), final)
+
+    def given() -> list[Tensor]:
+        return [brought_in(m, images, frame.mask) for m in volumes or map(Map.read, config.volume)]
+
+    def first(run: Run, behind: Behind) -> State:
+        maps = _in_box(behind.maps[-1], images.size) if divides else given()
+        other = config.second_volume
+        second = maps if other is None else [brought_in(Map.read(other), images, frame.mask)]
+        return halves_state(run, config, [maps, second], poses)
+
+    def left(state: State, behind: Behind) -> Behind:
+        behind = leave_maps(state, behind)
+        refuse_empty(behind, particles)
+        return behind
+
+    symmetries, finest = symmetries_of(config), min(SYMMETRY_RADIUS, final)
+    start = _of_start(particles, config, finest, config.seed)
+    division = Part(
+        config=start,
+        run=lambda behind: joint_run(images, start, finest, poses.known, last_pass=False, divided=True),
+        first=lambda run, behind: divided_state(run, start, given()[0]),
+        leave=left,
+    )
+    halves = Part(
+        config=config,
+        run=lambda behind: halves_run(images, config, symmetries, members, (radius, final), poses),
+        first=first,
+        leave=leave_maps,
+    )
+    yield from performed([division, halves] if divides else [halves], images, resume, shared)
+
+
+def reconstruct(
+    particles: Particles,
+    config: Reconstruct,
+    resume: Mapping[str, Any] | None = None,
+    reading: Reading | None = None,
+) -> Iterator[Moment]:
+    """Reconstruct from a random start, and refine in two halves of the particles.
+
+    Parameters
+    ----------
+    particles, config, resume, reading
+        As for `abinitio`; the half-sets that the file names are kept.
+
+    Yields
+    ------
+    Moment
+        After every iteration. The last one also has unfiltered half maps, and a pose for every particle.
+
+    Raises
+    ------
+    CryogradError
+        An image, the mask or an option does not fit, or no particle was found.
+    """
+    refuse_mixtures(config)
+    members, final = half_sets(particles, config.seed), last_radius(particles, config)
+    auto = config.symmetry == "auto"
+    finest = min(SYMMETRY_RADIUS if auto else START_RADIUS, final)
+    options = _of_start(particles, config, finest, config.seed)
+    finest = _start_radius(particles, options, finest)
+    images = _read(particles, config, final, reading)
+    poses, radius = no_poses(particles, config), _first_radius(particles, config)
+
+    def start(mine: np.ndarray, seed: int, leave: Callable[[State, Behind], Behind]) -> Part:
+        mixed = generator(seed, Stream.START_IMAGES).permutation(mine)
+        drawn = np.sort(mixed[: most_draws(options, len(mine), finest)])
+        own = options.model_copy(update={"seed": seed})
+
+        def run(behind: Behind) -> Run:
+            small = images.cropped(drawn, quick_size(finest, images.size))
+            return joint_run(small, own, finest, last_pass=False)
+
+        return Part(config=own, run=run, first=lambda run, behind: random_state(run, own), leave=leave)
+
+    def framed(state: State, behind: Behind) -> Behind:
+        behind = leave_maps(state, behind)
+        refuse_empty(behind, particles)
+        return brought_together(behind, images, auto)
+
+    def halves(behind: Behind) -> Run:
+        symmetries = (behind.symmetries[0]["name"],) if auto else symmetries_of(config)
+        return halves_run(images, config, symmetries, members, (radius, final), poses)
+
+    def first(run: Run, behind: Behind) -> State:
+        maps = [_in_box(volumes, images.size) for volumes in behind.maps]
+        return halves_state(run, config, [maps[0], maps[-1]], poses)
+
+    if config.independent_halves:
+        starts = [
+            start(members[0], config.seed, leave_maps),
+            start(members[1], config.seed + 1, framed),
+        ]
+    else:
+        starts = [start(np.arange(len(particles)), config.seed, framed)]
+    refinement = Part(config=config, run=halves, first=first, leave=leave_maps)
+    yield from performed([*starts, refinement], images, resume)
+
+
+def _read(particles: Particles, config: ParticleRun, finest: float, reading: Reading | None) -> HeldImages:
+    """Read the images at a sampling that holds the finest radius, in Fourier pixels."""
+    diameter = particle_diameter(particles, config)
+    size = quick_size(finest, max(optics.box_size for optics in particles.optics))
+    return read_images(particles, size, particles.extent, diameter, chosen_device(config.device), reading)
+
+
+def _first_radius(particles: Particles, config: ParticleRun) -> float:
+    """Fourier pixels at which maps start."""
+    return particles.extent / start_resolution(particles.extent, config)
+
+
+def _start_radius(particles: Particles, config: ParticleRun, finest: float) -> float:
+    """The last radius of a run from a random start: Nyquist's is too fine for one."""
+    nyquist = particles.extent / particles.nyquist
+    # The box holds one Fourier pixel more, which of a small one is more than a tenth.
+    return final_radius(particles, config, finest, min(0.9 * nyquist, nyquist - 1.0))
+
+
+def _of_start(particles: Particles, config: HalfSetRun, finest: float, seed: int) -> Abinitio:
+    """What the start of a refinement is asked to do: what all runs share, to a coarse resolution."""
+    angstrom = max(particles.extent / finest, particles.nyquist)
+    # The halves may begin where this ends, or beyond.
+    coarser = config.start_resolution is not None and config.start_resolution > angstrom
+    own = config if isinstance(config, Reconstruct) else None
+    prior = own.start_prior if own else None
+    changed = {
+        "seed": seed,
+        "max_resolution": angstrom,
+        "start_resolution": config.start_resolution if coarser else None,
+        "symmetry": "C1" if config.symmetry == "auto" else config.symmetry,
+        # At low resolution a search finds poses as well as drawing them does.
+        "proposal": "search",
+        "prior": prior or ("none" if config.prior == "none" else "exponential"),
+        "solver": own.start_solver if own else "preconditioned",
+        "starts": own.starts if own else None,
+    }
+    return Abinitio(**({name: getattr(config, name) for name in ParticleRun.model_fields} | changed))
+
+
+def _in_box(volumes: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Maps in another box of the same extent."""
+    return [resize_transform(volume, size) for volume in volumes]
