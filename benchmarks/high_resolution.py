@@ -15,8 +15,8 @@ import numpy as np
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.read import read_particles
-from cryograd.data.simulate import Simulation, simulate
 from cryograd.model.symmetry import group_matrices
+from cryograd.simulation.simulate import Simulation, simulate
 from cryograd.validation.alignment import align
 from cryograd.validation.gold_standard import gold_standard
 from cryograd.validation.pose_error import pose_error
@@ -80,7 +80,7 @@ def main() -> None:
             max_shift=MAX_SHIFT,
             seed=options.seed,
             threads=1,
-            nonnegative=PRIOR[name] != "none",
+            prior="none" if PRIOR[name] == "none" else "nonnegative",
         )
         row = {"molecule": name, "box": options.box, "particles": options.particles, "snr": options.snr}
         row |= {"seed": options.seed, "processor_seconds": seconds}

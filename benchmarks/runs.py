@@ -14,8 +14,7 @@ def processor_seconds(command: str, particles: Path, folder: Path, **options: ob
     program = Path(sys.executable).with_name("cryograd")
     line = [str(program), command, str(particles), "-o", str(folder)]
     for name, value in options.items():
-        option = "--" + ("no-" if value is False else "") + name.replace("_", "-")
-        line += [option] if isinstance(value, bool) else [option, str(value)]
+        line += [f"--{name.replace('_', '-')}", str(value)]
     subprocess.run(line, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -12,13 +12,12 @@ images at their true poses reach only 14 pixels in a 64-pixel box.
 
 import argparse
 import json
-from collections import deque
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cryograd.config import Abinitio
+import cryograd
 from cryograd.data.density import (
     assemble,
     model_density,
@@ -28,9 +27,7 @@ from cryograd.data.density import (
 )
 from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.simulate import Simulation, density_diameter, simulate
-from cryograd.reconstruct import abinitio
-from cryograd.state import full_volume
+from cryograd.simulation.simulate import Simulation, density_diameter, simulate
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at
 
@@ -71,23 +68,16 @@ def run(name: str, truth: np.ndarray, particles: int, seed: int, folder: Path) -
     simulation = Simulation(particles, (optics,), snr=SNR, seed=seed)
     images = simulate(truth, pixel, simulation, folder)
     diameter = min(0.95 * EXTENT[name], 1.1 * density_diameter(truth, pixel))
-    config = Abinitio(
-        particles=folder / "particles.star",
-        output=folder / "run",
+    found = cryograd.abinitio(
+        images,
         symmetry=SYMMETRY[name],
         particle_diameter=diameter,
         max_shift=MAX_SHIFT,
         prior=PRIOR[name],
         seed=seed,
     )
-    (state,) = deque(abinitio(images, config), maxlen=1)
-    volume, _ = full_volume(state, images)
-    _, values = fsc(align(volume, truth, pixel, pixel).volume, truth)
+    _, values = fsc(align(found.volume.values, truth, pixel, pixel).volume, truth)
     resolution = resolution_at(values, 0.5, box, pixel)
-    seconds: dict[str, float] = {}
-    for row in state.history:
-        for stage, spent in row["seconds"].items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
     return {
         "molecule": name,
         "symmetry": SYMMETRY[name],
@@ -97,7 +87,7 @@ def run(name: str, truth: np.ndarray, particles: int, seed: int, folder: Path) -
         "seed": seed,
         "fsc05_radius_px": None if resolution is None else EXTENT[name] / resolution,
         "fsc05_angstrom": resolution,
-        "stage_seconds": seconds,
+        "stage_seconds": found.metrics["stage_seconds"],
     }
 
 

@@ -16,7 +16,8 @@ from cryograd.data.mrc import read_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
-from cryograd.data.simulate import Simulation, simulate
+from cryograd.maps import Map
+from cryograd.simulation.simulate import Simulation, simulate
 
 matplotlib.use("Agg")
 
@@ -64,7 +65,7 @@ def particles_of(
     folder: Path,
     views: Literal["uniform", "biased"] = "uniform",
     seed: int = 0,
-) -> tuple[Particles, np.ndarray]:
+) -> tuple[Particles, Map]:
     """Simulated particles with their true poses, and the truth; from the folder if they are there already."""
     wanted = {key: getattr(size, key) for key in ("box", "pixel_size", "particles", "snr")}
     wanted |= {"molecule": name, "views": views, "seed": seed}
@@ -75,7 +76,7 @@ def particles_of(
         simulation = Simulation(size.particles, (optics,), snr=size.snr, preferred_views=preferred, seed=seed)
         simulate(density(name, size, data), size.pixel_size, simulation, folder)
         settings.write_text(json.dumps(wanted, indent=2) + "\n")
-    return read_particles(folder / "particles.star"), read_map(folder / "truth.mrc")[0]
+    return read_particles(folder / "particles.star"), Map.read(folder / "truth.mrc")
 
 
 def save(options: argparse.Namespace, name: str, figure: Figure, record: dict[str, Any]) -> None:

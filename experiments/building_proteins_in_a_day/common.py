@@ -12,9 +12,17 @@ import numpy as np
 
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.data.simulate import density_diameter
-from cryograd.reconstruct import abinitio
-from cryograd.state import State, full_volume
+from cryograd.engine.batches import Minibatch
+from cryograd.engine.frame import chosen_device, final_radius, particle_diameter, taken_out
+from cryograd.engine.setup import Run
+from cryograd.engine.start import joint_run, random_state, with_prior
+from cryograd.engine.state import State
+from cryograd.fourier import HalfDisc, quick_size
+from cryograd.images.held import read_images
+from cryograd.maps import Map
+from cryograd.pose.posterior import Batch
+from cryograd.recipe import FINEST_RADIUS, abinitio
+from cryograd.simulation.simulate import density_diameter
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at
@@ -26,13 +34,16 @@ __all__ = [
     "MAX_SHIFT",
     "SYMMETRY",
     "agreement",
+    "aligned",
     "arguments",
+    "begun",
     "configuration",
     "density",
+    "map_of",
     "particles_of",
     "reconstruct",
     "save",
-    "score",
+    "whitened",
 ]
 
 # Images are shifted by up to 10 Å.
@@ -116,10 +127,10 @@ def arguments(description: str | None, argv: list[str] | None = None) -> argpars
     return options
 
 
-def configuration(size: Size, folder: Path, truth: np.ndarray, **changes: Any) -> Abinitio:
+def configuration(size: Size, folder: Path, truth: Map, **changes: Any) -> Abinitio:
     """Options of a run on the particles in a folder; by default from one random start, as in the paper."""
     options = {
-        "particle_diameter": min(0.95 * size.extent, 1.1 * density_diameter(truth, size.pixel_size)),
+        "particle_diameter": min(0.95 * size.extent, 1.1 * density_diameter(truth.values, truth.pixel_size)),
         "max_shift": MAX_SHIFT,
         "max_resolution": size.finest,
         "start_resolution": size.start_resolution,
@@ -127,29 +138,51 @@ def configuration(size: Size, folder: Path, truth: np.ndarray, **changes: Any) -
         "iterations": size.iterations,
         "starts": 1,
     }
-    return Abinitio(particles=folder / "particles.star", output=folder / "run", **(options | changes))
+    return Abinitio(particles=folder / "particles.star", **(options | changes))
+
+
+def begun(particles: Particles, config: Abinitio) -> tuple[Run, State]:
+    """A run and its state before the first iteration, as `cryograd.recipe.abinitio` sets them up."""
+    finest = final_radius(particles, config, FINEST_RADIUS, 0.9 * particles.extent / particles.nyquist)
+    size = quick_size(finest, max(optics.box_size for optics in particles.optics))
+    diameter = particle_diameter(particles, config)
+    images = read_images(particles, size, particles.extent, diameter, chosen_device(config.device))
+    run = joint_run(images, config, finest)
+    state = random_state(run, config)
+    return with_prior(run, config, state), state
+
+
+def whitened(run: Run, state: State, images: np.ndarray, disc: HalfDisc) -> Batch:
+    """Some images as a run's next iteration would have them."""
+    return Minibatch(run, state, 0, images, disc).part(slice(0, len(images)))
 
 
 def reconstruct(
     particles: Particles, config: Abinitio, every: Callable[[State], None] | None = None
 ) -> State:
-    """The last state of a run, after showing each one to ``every``."""
+    """The last state of a run, after showing each one to ``every``, which the next iteration changes."""
     state = None
-    for state in abinitio(particles, config):
+    for moment in abinitio(particles, config):
+        state = moment.state
         if every is not None:
             every(state)
     assert state is not None
     return state
 
 
-def score(state: State, particles: Particles, truth: np.ndarray, pixel_size: float) -> dict[str, Any]:
-    """Agreement of a state's map with the truth, see `agreement`."""
-    volume, pixel = full_volume(state, particles)
-    return agreement(align(volume, truth, pixel, pixel_size).volume, truth, pixel_size)
+def map_of(state: State, particles: Particles) -> Map:
+    """A state's map at the sampling of its particles."""
+    return taken_out(state, particles, state.sides[0].best.symmetry, state.volume)
 
 
-def agreement(aligned: np.ndarray, truth: np.ndarray, pixel_size: float) -> dict[str, Any]:
+def aligned(volume: Map, truth: Map) -> Map:
+    """A map turned onto the truth, at its sampling."""
+    found = align(volume.values, truth.values, volume.pixel_size, truth.pixel_size)
+    return Map(found.volume, truth.pixel_size)
+
+
+def agreement(volume: Map, truth: Map) -> dict[str, Any]:
     """Fourier shell correlation of an aligned map with the truth, and where in Å it falls to one half."""
-    _, values = fsc(aligned, truth)
-    resolution = resolution_at(values, 0.5, len(truth), pixel_size)
+    _, values = fsc(volume.values, truth.values)
+    resolution = resolution_at(values, 0.5, len(truth.values), truth.pixel_size)
     return {"fsc": values.tolist(), "fsc05_angstrom": None if resolution is None else float(resolution)}

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import arguments, configuration, particles_of, reconstruct
+from common import arguments, begun, configuration, map_of, particles_of, reconstruct
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.prepare import prepare
-from cryograd.state import State, full_volume
+from cryograd.engine.state import State
+from cryograd.maps import Map
 
 MOLECULE = "groel-groes"
 # Passes over the images at which the map is kept besides each full one: the gross structure comes early.
@@ -56,26 +56,30 @@ class Snapshot:
     @staticmethod
     def of(state: State, particles: Particles) -> "Snapshot":
         """What is kept of a state."""
-        density, pixel_size = full_volume(state, particles)
-        seconds = sum(sum(row["seconds"].values()) for row in state.history)
+        found, side = map_of(state, particles), state.sides[0]
         return Snapshot(
-            state.images_drawn / len(particles),
-            state.iteration,
-            state.radius,
-            seconds,
-            state.volume.cpu(),
-            state.noise.variance.cpu(),
-            torch.from_numpy(density),
-            pixel_size,
+            passes=side.images_drawn / len(particles),
+            iteration=state.iteration,
+            radius=state.radius,
+            seconds=sum(sum(row["seconds"].values()) for row in state.history),
+            volume=state.volume.cpu(),
+            noise=side.noise.variance.cpu(),
+            density=torch.from_numpy(found.values),
+            pixel_size=found.pixel_size,
         )
+
+    @property
+    def map(self) -> Map:
+        """The map at the images' sampling."""
+        return Map(self.density.numpy(), self.pixel_size)
 
 
 @dataclass(frozen=True)
-class Run:
+class MainRun:
     """A finished run: its input, its history, the map at times, and its final rotations (n, 3, 3)."""
 
     particles: Particles
-    truth: np.ndarray
+    truth: Map
     config: Abinitio
     history: list[dict[str, Any]]
     snapshots: list[Snapshot]
@@ -87,7 +91,7 @@ class Run:
         return [row for row in self.history if row["stage"] != "poses"]
 
 
-def load_or_run(options: argparse.Namespace) -> Run:
+def load_or_run(options: argparse.Namespace) -> MainRun:
     """The main run, computed unless a finished one of the same options is there."""
     size, folder = options.size, options.output / "main_run"
     particles, truth = particles_of(MOLECULE, size, options.data, folder, "biased", options.seed)
@@ -101,24 +105,25 @@ def load_or_run(options: argparse.Namespace) -> Run:
         finished.write_text(json.dumps(wanted, indent=2) + "\n")
     found = torch.load(kept, weights_only=True)
     snapshots = [Snapshot(**row) for row in found["snapshots"]]
-    return Run(particles, truth, config, found["history"], snapshots, found["rotations"].numpy())
+    return MainRun(particles, truth, config, found["history"], snapshots, found["rotations"].numpy())
 
 
 def _run(particles: Particles, config: Abinitio) -> dict[str, Any]:
     """Reconstruct, and say what is to be kept."""
     first = np.arange(min(START_IMAGES, len(particles)))
-    snapshots = [Snapshot.of(prepare(particles.select(first), config)[1], particles)]
+    snapshots = [Snapshot.of(begun(particles.select(first), config)[1], particles)]
     due = EARLY[0]
 
     def every(state: State) -> None:
         nonlocal due
-        passes, last = state.images_drawn / len(particles), state.iteration == state.total_iterations
+        passes = state.sides[0].images_drawn / len(particles)
+        last = state.iteration == state.total_iterations
         if last or (passes >= due and state.stage != "poses"):
             snapshots.append(Snapshot.of(state, particles))
             due = min((early for early in EARLY if early > passes), default=math.floor(passes) + 1)
 
     state = reconstruct(particles, config, every)
-    rotations = torch.from_numpy(state.posterior.rotations)
+    rotations = torch.from_numpy(state.table.rotations)
     return {"history": state.history, "snapshots": [vars(s) for s in snapshots], "rotations": rotations}
 
 

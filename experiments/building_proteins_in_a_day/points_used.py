@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from common import MAX_SHIFT, arguments, save
-from cryograd.minibatch import FINE_SHIFT_CELLS
+from cryograd.engine.searches import FINE_SHIFT_CELLS
 from cryograd.model.symmetry import group_matrices
 from cryograd.pose.quadrature import PoseGrid, ShiftGrid, angular_spacing
 from main_run import load_or_run

@@ -14,17 +14,16 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from common import SYMMETRY, arguments, save
-from cryograd.minibatch import FINE_SHIFT_CELLS, SHIFT_SIGMA, whitened
+from common import SYMMETRY, arguments, begun, save, whitened
+from cryograd.engine.searches import FINE_SHIFT_CELLS, SHIFT_SIGMA
+from cryograd.engine.setup import Run, group_of
+from cryograd.engine.state import State
 from cryograd.model.noise import Noise
 from cryograd.model.projection import slice_points
 from cryograd.model.shift import shift_phases
-from cryograd.model.symmetry import group_matrices
 from cryograd.pose.posterior import evaluate_exhaustive
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, angular_spacing
-from cryograd.prepare import AbinitioSetup, prepare
-from cryograd.state import State
-from main_run import MOLECULE, Run, Snapshot, load_or_run
+from main_run import MOLECULE, MainRun, Snapshot, load_or_run
 
 # Å. The quadrature over all directions, in-plane angles and shifts is some 10⁶ points there.
 RESOLUTION = 30.0
@@ -33,24 +32,24 @@ IMAGES = 100
 FLOOR = 1e-12
 
 
-def quadrature(setup: AbinitioSetup, radius: float) -> tuple[RotationGrid, ShiftGrid]:
+def quadrature(run: Run, radius: float) -> tuple[RotationGrid, ShiftGrid]:
     """All poses that a radius in Fourier pixels can tell apart."""
-    rotations = RotationGrid.covering(angular_spacing(radius), setup.group)
-    spacing = setup.images.extent / radius / FINE_SHIFT_CELLS
-    return rotations, ShiftGrid.covering(spacing, setup.max_shift, SHIFT_SIGMA * setup.max_shift)
+    rotations = RotationGrid.covering(angular_spacing(radius), group_of(run.symmetries[0]))
+    spacing = run.images.extent / radius / FINE_SHIFT_CELLS
+    return rotations, ShiftGrid.covering(spacing, run.max_shift, SHIFT_SIGMA * run.max_shift)
 
 
-def marginals(setup: AbinitioSetup, start: State, snapshot: Snapshot) -> np.ndarray:
+def marginals(run: Run, state: State, snapshot: Snapshot) -> np.ndarray:
     """Marginals over viewing directions (images, D) under the map of a time."""
-    radius = setup.images.extent / RESOLUTION
-    likelihood, (rotations, shifts) = setup.likelihood(radius), quadrature(setup, radius)
-    device = setup.images.device
-    state = replace(start, noise=Noise(snapshot.noise.to(device)))
-    batch, _ = whitened(setup, state, np.arange(len(setup.images.particles)), likelihood.disc)
+    radius, device = run.images.extent / RESOLUTION, run.images.device
+    likelihood = run.likelihood(radius, run.symmetries[0])
+    rotations, shifts = quadrature(run, radius)
+    state.sides[0] = replace(state.sides[0], noise=Noise(snapshot.noise.to(device)))
+    batch = whitened(run, state, np.arange(len(run.images.particles)), likelihood.disc)
     matrices = torch.as_tensor(rotations.matrices, dtype=torch.float32, device=device)
     grid = likelihood.transform(snapshot.volume.to(device))
     slices = likelihood.projector.sample(grid, matrices, slice_points(likelihood.disc, device))
-    frequencies = torch.as_tensor(likelihood.disc.frequencies / setup.images.extent, device=device)
+    frequencies = torch.as_tensor(likelihood.disc.frequencies / run.images.extent, device=device)
     phases = shift_phases(frequencies, torch.as_tensor(shifts.shifts, device=device)).to(slices.dtype)
     log_shift = torch.as_tensor(shifts.log_weights, dtype=torch.float32, device=device)
     found = evaluate_exhaustive(batch, slices, phases, log_shift, "highest", statistics=False)
@@ -71,7 +70,7 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.maximum(p, FLOOR))).sum(axis=1)
 
 
-def after_passes(run: Run) -> list[Snapshot]:
+def after_passes(run: MainRun) -> list[Snapshot]:
     """The start, and the first snapshot after each full pass."""
     whole = {}
     for snapshot in run.snapshots:
@@ -83,9 +82,11 @@ def main() -> None:
     """Draw the divergence between passes and the entropy after each."""
     options = arguments(__doc__)
     run = load_or_run(options)
-    setup, start = prepare(run.particles.select(np.arange(min(IMAGES, len(run.particles)))), run.config)
+    first = run.particles.select(np.arange(min(IMAGES, len(run.particles))))
+    # The run on these images alone, before its first iteration.
+    few, start = begun(first, run.config)
     snapshots = after_passes(run)
-    found = [marginals(setup, start, snapshot) for snapshot in snapshots]
+    found = [marginals(few, start, snapshot) for snapshot in snapshots]
     moved = np.array([divergence(new, old) for old, new in pairwise(found)])
     spread = np.array([entropy(p) for p in found])
     passes = [int(snapshot.passes) for snapshot in snapshots]
@@ -100,7 +101,7 @@ def main() -> None:
     left.set_ylabel("KL divergence from the pass before (nat)")
     right.axhline(np.log(found[0].shape[1]), color="0.6", linestyle=":", label="uniform")
     # A molecule of this symmetry looks the same from as many directions.
-    equivalent = len(group_matrices(SYMMETRY[MOLECULE])) / len(setup.group)
+    equivalent = len(group_of(SYMMETRY[MOLECULE])) / len(group_of(few.symmetries[0]))
     right.axhline(np.log(equivalent), color="0.6", linestyle="--", label=f"{equivalent:.0f} equivalent views")
     right.set_ylabel("entropy of the direction (nat)")
     right.legend()

@@ -6,9 +6,7 @@ python priors_compared.py DATA -o OUT [--quick]
 import numpy as np
 from matplotlib import pyplot as plt
 
-from common import agreement, arguments, configuration, particles_of, reconstruct, save
-from cryograd.state import full_volume
-from cryograd.validation.alignment import align
+from common import agreement, aligned, arguments, configuration, map_of, particles_of, reconstruct, save
 
 PRIORS = ("exponential", "car", "gaussian", "none")
 
@@ -21,20 +19,20 @@ def main() -> None:
     maps, results = {}, {}
     for prior in PRIORS:
         config = configuration(size, folder, truth, prior=prior, seed=options.seed, device=options.device)
-        density, pixel_size = full_volume(reconstruct(particles, config), particles)
-        maps[prior] = align(density, truth, pixel_size, size.pixel_size).volume
-        results[prior] = agreement(maps[prior], truth, size.pixel_size)
-        negative = np.minimum(density, 0.0)
-        results[prior]["negative_share_of_energy"] = float((negative**2).sum() / (density**2).sum())
+        found = map_of(reconstruct(particles, config), particles)
+        maps[prior] = aligned(found, truth)
+        results[prior] = agreement(maps[prior], truth)
+        negative = np.minimum(found.values, 0.0)
+        results[prior]["negative_share_of_energy"] = float((negative**2).sum() / (found.values**2).sum())
         print(prior, results[prior]["fsc05_angstrom"], flush=True)
 
     figure = plt.figure(figsize=(13.0, 4.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(2.0, 1.0))
     axes = left.subplots(2, len(PRIORS) + 1)
-    middle = len(truth) // 2
+    middle = len(truth.values) // 2
     for column, (name, volume) in zip(axes.T, (maps | {"truth": truth}).items(), strict=True):
         # Sections that hold the axis of symmetry, and across it.
-        for ax, section in zip(column, (volume[:, middle], volume[middle]), strict=True):
+        for ax, section in zip(column, (volume.values[:, middle], volume.values[middle]), strict=True):
             ax.imshow(section, cmap="gray", origin="lower", vmin=min(0.0, section.min()))
             ax.set_axis_off()
         column[0].set_title(name)

@@ -9,6 +9,7 @@ Fourier coefficients that are compared, with the constants of their normal distr
     python sampling_accuracy.py DATA -o FOLDER [--quick]
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import arguments, save
-from converged import at_map, converged, visited
+from common import arguments, save, whitened
+from converged import converged, drawn, set_map, visit
+from cryograd.engine.setup import Run
+from cryograd.engine.state import State
 from cryograd.fourier import lowpass_volume
-from cryograd.minibatch import drawn_poses, whitened
 from cryograd.model.projection import slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.objective.likelihood import MarginalLikelihood
@@ -29,8 +31,6 @@ from cryograd.pose.posterior import Batch, Cells, evaluate_exhaustive, evaluate_
 from cryograd.pose.proposal import propose
 from cryograd.pose.quadrature import PoseGrid
 from cryograd.rotations import FloatArray
-from cryograd.setup import Setup
-from cryograd.state import State
 
 SAMPLES, DRAWS = (0.3, 1.0, 3.0, 10.0), 5
 # Images and Fourier pixels that exhaustive sums can afford.
@@ -89,24 +89,24 @@ class Reference:
 
 
 def sampled(
-    setup: Setup, state: State, current: Tensor, radius: float, generator: torch.Generator
+    run: Run, state: State, current: Tensor, generator: torch.Generator
 ) -> tuple[list[dict[str, float]], list[FloatArray], int]:
     """Errors by s0 at one map, |Δ log p| of all images and draws, and the points of the quadrature."""
-    indices = np.arange(len(setup.images.particles))
+    indices, radius = np.arange(len(run.images.particles)), run.program.final_radius
     noise = torch.randn(current.shape, generator=generator).to(current) * current.square().mean().sqrt()
-    earlier = lowpass_volume(current + NOISE * noise, COARSER * radius)
-    state = at_map(visited(setup, at_map(state, earlier), indices, 1), current)
-    likelihood = setup.likelihood(radius)
-    batch, _ = whitened(setup, state, indices, likelihood.disc)
-    drawn = drawn_poses(setup, state, indices, radius)
-    assert drawn is not None
-    assert setup.sampler is not None
-    reference = Reference(likelihood, drawn.quadrature, likelihood.transform(current))
+    set_map(state, lowpass_volume(current + NOISE * noise, COARSER * radius))
+    visit(run, state, indices, 1)
+    set_map(state, current)
+    likelihood, sampler = run.likelihood(radius, run.symmetries[0]), run.sampler
+    assert sampler is not None
+    batch = whitened(run, state, indices, likelihood.disc)
+    quadrature = drawn(run, state, indices).quadrature
+    reference = Reference(likelihood, quadrature, likelihood.transform(current))
     evidence, total = [], torch.zeros_like(reference.grid)
     for i in indices:
         seen = state.memory.recall(i)
         assert seen is not None
-        anchors = propose(seen, drawn.quadrature, setup.sampler.group, setup.sampler.annealing).anchors
+        anchors = propose(seen, quadrature, sampler.group, sampler.annealing).anchors
         value, inserted = reference.evaluate(batch.part(slice(i, i + 1)), anchors)
         evidence.append(value)
         total += inserted
@@ -114,17 +114,14 @@ def sampled(
 
     rows, errors = [], []
     for samples in SAMPLES:
-        sampling = replace(setup, sampler=replace(setup.sampler, samples=samples))
-        draws = [
-            drawn_poses(sampling, replace(state, iteration=state.iteration + number), indices, radius)
-            for number in range(DRAWS)
-        ]
-        share = float(np.mean([len(d) for drawn in draws for d in drawn.draws])) / len(drawn.quadrature)
+        draws = [drawn(run, state, indices, number, samples) for number in range(DRAWS)]
+        share = float(np.mean([len(d) for each in draws for d in each.draws])) / len(quadrature)
         rows.append({"s0": samples, "fraction_evaluated": share})
         if share < LARGEST_SHARE:
-            found = [likelihood.evaluate(current, batch, drawn) for drawn in draws]
+            found = [likelihood.evaluate(current, batch, each) for each in draws]
             error = np.stack([f.poses.log_evidence.double().cpu().numpy() for f in found]) - exact
-            cosines = [float(torch.cosine_similarity(f.gradient.flatten(), gradient, dim=0)) for f in found]
+            gradients = [likelihood.mean(f.sums).gradient.flatten() for f in found]
+            cosines = [float(torch.cosine_similarity(g, gradient, dim=0)) for g in gradients]
             errors.append(np.abs(error).ravel())
             rows[-1] |= {
                 "median_absolute_error_nats": float(np.median(np.abs(error))),
@@ -133,20 +130,20 @@ def sampled(
                 "gradient_cosine": float(np.mean(cosines)),
             }
         print(rows[-1], flush=True)
-    return rows, errors, len(drawn.quadrature)
+    return rows, errors, len(quadrature)
 
 
 def main() -> None:
     options = arguments(__doc__)
     images, radius = AFFORDABLE[options.size.name]
     options.size = replace(options.size, particles=images)
-    setup, state = converged(options, "accuracy", max_resolution=options.size.extent / radius, max_shift=None)
+    run, state = converged(options, "accuracy", max_resolution=options.size.extent / radius, max_shift=None)
     generator = torch.Generator().manual_seed(options.seed)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     record = {"images": images, "draws": DRAWS, "radius": radius, "by_map": {}}
     for number, (name, share) in enumerate(MAPS.items()):
         current = lowpass_volume(state.volume, share * radius)
-        rows, errors, points = sampled(setup, state, current, radius, generator)
+        rows, errors, points = sampled(run, copy.deepcopy(state), current, generator)
         record["quadrature"] = points
         record["by_map"][name] = rows
         middle.loglog(SAMPLES, [row["fraction_evaluated"] for row in rows], "o-", label=name)

@@ -18,17 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import arguments, save
-from converged import at_map, converged, visited
+from common import arguments, save, whitened
+from converged import converged, drawn, set_map, visit
+from cryograd.engine.setup import Run
+from cryograd.engine.state import State
 from cryograd.fourier import lowpass_volume
-from cryograd.minibatch import drawn_poses, whitened
 from cryograd.model.projection import slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.pose.posterior import Batch, evaluate_exhaustive
 from cryograd.pose.quadrature import PoseGrid
-from cryograd.pose.sampling import Sampling
-from cryograd.setup import Setup
-from cryograd.state import State
 
 IMAGES, ROUNDS, REPEATS = 60, 3, 3
 # Images and directions that the exhaustive evaluation is timed on.
@@ -46,19 +44,11 @@ def seconds(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def drawn_at(setup: Setup, state: State, images: np.ndarray, number: int) -> Sampling:
-    """The draws of a minibatch in an iteration after the state's."""
-    later = replace(state, iteration=state.iteration + number)
-    drawn = drawn_poses(setup, later, images, setup.plan.final_radius)
-    assert drawn is not None
-    return drawn
-
-
 def exhaustive(
-    setup: Setup, state: State, batch: Batch, quadrature: PoseGrid
+    run: Run, state: State, batch: Batch, quadrature: PoseGrid
 ) -> tuple[Callable[[], Tensor], Callable[[], object], float]:
     """What slices some directions, what evaluates images at their slices, and the share of all directions."""
-    likelihood, device = setup.likelihood(setup.plan.final_radius), batch.images.device
+    likelihood, device = run.likelihood(run.program.final_radius, run.symmetries[0]), batch.images.device
     directions = np.arange(min(TIMED_DIRECTIONS, len(quadrature.angles)))
     anchors = np.broadcast_to(np.eye(3), (len(directions), 3, 3))
     rotations = quadrature.rotations(directions, np.arange(len(quadrature.in_plane)), anchors)
@@ -80,7 +70,7 @@ def exhaustive(
     sliced = slices()
 
     def evaluate() -> object:
-        return evaluate_exhaustive(few, sliced, phases, log_shift, setup.precision, statistics=True)
+        return evaluate_exhaustive(few, sliced, phases, log_shift, run.precision, statistics=True)
 
     return slices, evaluate, len(directions) / len(quadrature.angles)
 
@@ -89,42 +79,42 @@ def main() -> None:
     options = arguments(__doc__)
     options.size = replace(options.size, particles=max(IMAGES, 400))
     # Shifts as far as a run takes them to be unless it is told.
-    setup, state = converged(options, "speed", max_resolution=options.size.finest, max_shift=None)
+    run, state = converged(options, "speed", max_resolution=options.size.finest, max_shift=None)
     images = np.arange(IMAGES)
-    state = at_map(state, lowpass_volume(state.volume, setup.plan.final_radius))
-    state = visited(setup, state, images, ROUNDS)
-    likelihood = setup.likelihood(setup.plan.final_radius)
-    batch, _ = whitened(setup, state, images, likelihood.disc)
-    drawn = drawn_at(setup, state, images, 0)
-    quadrature = drawn.quadrature
-    slices, evaluate, share = exhaustive(setup, state, batch, quadrature)
+    set_map(state, lowpass_volume(state.volume, run.program.final_radius))
+    visit(run, state, images, ROUNDS)
+    likelihood = run.likelihood(run.program.final_radius, run.symmetries[0])
+    batch = whitened(run, state, images, likelihood.disc)
+    first = drawn(run, state, images)
+    quadrature = first.quadrature
+    slices, evaluate, share = exhaustive(run, state, batch, quadrature)
     device, times = batch.images.device, []
     # In turn, so that what else the machine does falls on all alike; the first round compiles.
     for number in range(REPEATS + 1):
 
         def sample(number: int = number) -> None:
-            likelihood.evaluate(state.volume, batch, drawn_at(setup, state, images, number))
+            likelihood.evaluate(state.volume, batch, drawn(run, state, images, number))
 
         sliced = seconds(device, slices) / options.size.minibatch
         every = (sliced + seconds(device, evaluate) / TIMED_IMAGES) / share
         times.append((every, seconds(device, sample) / IMAGES))
     every, sampled = np.median(times[1:], axis=0)
-    points = np.array([len(d) for d in drawn.draws])
+    points = np.array([len(d) for d in first.draws])
     whole = {
         "directions": len(quadrature.angles),
         "in_plane": len(quadrature.in_plane),
         "shifts": len(quadrature.shifts.shifts),
     }
-    factors = {name: float(np.mean([len(getattr(d, name).indices) for d in drawn.draws])) for name in whole}
+    factors = {name: float(np.mean([len(getattr(d, name).indices) for d in first.draws])) for name in whole}
     record = {
-        "radius": setup.plan.final_radius,
+        "radius": run.program.final_radius,
         "images": IMAGES,
         "exhaustive_points": len(quadrature),
         "sampled_points": {"mean": float(points.mean()), "median": float(np.median(points))},
         "times_fewer_points": float(len(quadrature) / points.mean()),
         "factors": {name: {"of": whole[name], "mean": mean} for name, mean in factors.items()},
         "device": str(batch.images.device),
-        "precision": setup.precision,
+        "precision": run.precision,
         "exhaustive_share_of_rotations_timed": share,
         "exhaustive_seconds": float(every),
         "sampled_seconds": float(sampled),

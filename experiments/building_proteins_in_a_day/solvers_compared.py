@@ -17,12 +17,23 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from common import arguments, configuration, particles_of, reconstruct, save, score
+from common import (
+    agreement,
+    aligned,
+    arguments,
+    begun,
+    configuration,
+    map_of,
+    particles_of,
+    reconstruct,
+    save,
+    whitened,
+)
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
-from cryograd.minibatch import search_at, whitened
-from cryograd.prepare import prepare
-from cryograd.state import State
+from cryograd.engine.searches import search_at
+from cryograd.engine.state import State
+from cryograd.maps import Map
 
 SOLVERS = ("preconditioned", "sagd", "sgd", "em", "projection-matching")
 BATCH_SOLVERS = ("em", "projection-matching")
@@ -33,20 +44,21 @@ HELD_OUT, JUDGEMENTS = 100, 4
 
 def held_out_error(particles: Particles, config: Abinitio) -> tuple[Callable[[State], float], int]:
     """The error of a state on the held-out images of a run, and the number of the others."""
-    setup, start = prepare(particles, config)
-    likelihood = setup.likelihood(setup.plan.final_radius)
-    batch, _ = whitened(setup, start, setup.held_out, likelihood.disc)
-    search = search_at(setup, likelihood.radius, 0)
+    run, start = begun(particles, config)
+    assert run.held_out is not None
+    likelihood = run.likelihood(run.program.final_radius, run.symmetries[0])
+    batch = whitened(run, start, run.held_out, likelihood.disc)
+    search = search_at(run, likelihood.radius, 0, likelihood.symmetry)
 
     def error(state: State) -> float:
         poses = likelihood.poses(state.volume, batch, search)
         return -float(poses.log_evidence.double().mean())
 
-    return error, len(setup.train)
+    return error, len(run.sides[0].train)
 
 
 def run(
-    options: argparse.Namespace, particles: Particles, truth: np.ndarray, solver: str, seed: int
+    options: argparse.Namespace, particles: Particles, truth: Map, solver: str, seed: int
 ) -> dict[str, Any]:
     """One run: errors at some passes, the radii then, and the agreement of the last map with the truth."""
     size, held_out = options.size, min(HELD_OUT, options.size.particles // 4)
@@ -71,15 +83,17 @@ def run(
     rows: list[dict[str, float]] = []
 
     def judge(state: State) -> None:
-        passes = state.images_drawn / images
+        passes = state.sides[0].images_drawn / images
         due = not rows or passes >= rows[-1]["passes"] + 1.0 / JUDGEMENTS
         if state.stage != "poses" and due:
             rows.append({"passes": passes, "error": error(state), "radius": state.radius})
 
     last = reconstruct(particles, config, judge)
     # The map does not change any more while the last poses are found.
-    rows.append({"passes": last.images_drawn / images, "error": error(last), "radius": last.radius})
-    return {"solver": solver, "seed": seed, "rows": rows} | score(last, particles, truth, size.pixel_size)
+    passes = last.sides[0].images_drawn / images
+    rows.append({"passes": passes, "error": error(last), "radius": last.radius})
+    found = agreement(aligned(map_of(last, particles), truth), truth)
+    return {"solver": solver, "seed": seed, "rows": rows} | found
 
 
 def main() -> None:

@@ -8,27 +8,28 @@ The plan is the engine's own, whose march does not wait for every image to be dr
 import argparse
 from typing import Any
 
-import numpy as np
 from matplotlib import pyplot as plt
 
-from common import SYMMETRY, agreement, arguments, configuration, particles_of, save
-from cryograd.data.particles import Particles
-from cryograd.prepare import prepare
-from cryograd.reconstruct import abinitio
-from cryograd.state import State, full_volume
-from cryograd.validation.alignment import align
+from common import (
+    SYMMETRY,
+    agreement,
+    aligned,
+    arguments,
+    begun,
+    configuration,
+    map_of,
+    particles_of,
+    reconstruct,
+    save,
+)
+from cryograd.engine.state import State
+from cryograd.maps import Map
 
 # Å that a map is to reach within the first pass over the images.
 GROSS_STRUCTURE = 30.0
 
 
-def aligned(state: State, particles: Particles, truth: np.ndarray, pixel_size: float) -> np.ndarray:
-    """A state's map, turned onto the truth."""
-    density, pixel = full_volume(state, particles)
-    return align(density, truth, pixel, pixel_size).volume
-
-
-def run(options: argparse.Namespace, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def run(options: argparse.Namespace, name: str) -> tuple[dict[str, Map], dict[str, Any]]:
     """Maps at the start, after the first pass and at the end beside the truth, and how well they agree."""
     size, folder = options.size, options.output / name
     particles, truth = particles_of(name, size, options.data, folder, seed=options.seed)
@@ -42,23 +43,24 @@ def run(options: argparse.Namespace, name: str) -> tuple[dict[str, np.ndarray], 
         seed=options.seed,
         device=options.device,
     )
-    _, start = prepare(particles, config)
-    first = last = start
-    for last in abinitio(particles, config):
-        if last.images_drawn <= len(particles):
-            first = last
-    density, _ = full_volume(start, particles)
+    _, start = begun(particles, config)
     # The start agrees with nothing: it is shown as it is, the same for all.
-    maps = {"start": density} | {
-        title: aligned(state, particles, truth, size.pixel_size)
-        for title, state in (("first pass", first), ("end", last))
+    maps, passes = {"start": map_of(start, particles)}, {}
+
+    def every(state: State) -> None:
+        passed = state.sides[0].images_drawn / len(particles)
+        if state.stage != "poses" and passed <= 1.0:
+            maps["first pass"], passes["first pass"] = map_of(state, particles), passed
+
+    last = reconstruct(particles, config, every)
+    maps["end"], passes["end"] = map_of(last, particles), last.sides[0].images_drawn / len(particles)
+    maps |= {title: aligned(maps[title], truth) for title in passes}
+    record: dict[str, Any] = {
+        title: agreement(maps[title], truth) | {"passes": passed} for title, passed in passes.items()
     }
-    record = {title: agreement(maps[title], truth, size.pixel_size) for title in ("first pass", "end")}
     reached = record["first pass"]["fsc05_angstrom"]
-    record["first pass"]["passes"] = first.images_drawn / len(particles)
-    record["end"]["passes"] = last.images_drawn / len(particles)
-    found = reached is not None and reached < GROSS_STRUCTURE
-    return maps | {"truth": truth}, record | {"gross_structure_in_first_pass": found}
+    record["gross_structure_in_first_pass"] = reached is not None and reached < GROSS_STRUCTURE
+    return maps | {"truth": truth}, record
 
 
 def main() -> None:
@@ -72,8 +74,8 @@ def main() -> None:
         middle = options.size.box // 2
         for (title, volume), above, beside in zip(maps.items(), row[:4], row[4:], strict=True):
             for ax, image, kind in (
-                (above, volume.sum(axis=1), "projection"),
-                (beside, volume[:, middle], "section"),
+                (above, volume.values.sum(axis=1), "projection"),
+                (beside, volume.values[:, middle], "section"),
             ):
                 ax.imshow(image, cmap="gray", origin="lower")
                 ax.set(xticks=[], yticks=[])

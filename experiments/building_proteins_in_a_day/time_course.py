@@ -8,8 +8,7 @@ Time is that of the iterations; at the end it includes the last pass for the pos
 import numpy as np
 from matplotlib import pyplot as plt
 
-from common import agreement, arguments, save
-from cryograd.validation.alignment import align
+from common import agreement, aligned, arguments, save
 from main_run import load_or_run
 
 # Maps that are shown, besides the truth; every one is scored.
@@ -19,9 +18,9 @@ COLUMNS = 8
 def main() -> None:
     """Draw the map at times, and its agreement with the truth."""
     options = arguments(__doc__)
-    run, pixel_size = load_or_run(options), options.size.pixel_size
-    maps = [align(s.density.numpy(), run.truth, s.pixel_size, pixel_size).volume for s in run.snapshots]
-    scores = [agreement(volume, run.truth, pixel_size) for volume in maps]
+    run = load_or_run(options)
+    maps = [aligned(snapshot.map, run.truth) for snapshot in run.snapshots]
+    scores = [agreement(volume, run.truth) for volume in maps]
     rows = [
         {name: getattr(snapshot, name) for name in ("passes", "iteration", "radius", "seconds")} | found
         for snapshot, found in zip(run.snapshots, scores, strict=True)
@@ -31,12 +30,12 @@ def main() -> None:
     above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1.0))
     axes = above.subplots(2, len(shown) + 1)
     titles = [f"{rows[i]['passes']:.3g} passes\n{_angstrom(rows[i]['fsc05_angstrom'])}" for i in shown]
-    middle = len(run.truth) // 2
+    middle = len(run.truth.values) // 2
     for column, volume, title in zip(
         axes.T, [*(maps[i] for i in shown), run.truth], [*titles, "truth"], strict=True
     ):
         # Sections that hold the axis of symmetry, and across it.
-        for ax, section in zip(column, (volume[:, middle], volume[middle]), strict=True):
+        for ax, section in zip(column, (volume.values[:, middle], volume.values[middle]), strict=True):
             ax.imshow(section, cmap="gray", origin="lower")
             ax.set_axis_off()
         column[0].set_title(title, fontsize=8)

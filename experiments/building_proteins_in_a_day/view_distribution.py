@@ -36,8 +36,8 @@ def main() -> None:
     """Draw both distributions on the sphere."""
     options = arguments(__doc__)
     run = load_or_run(options)
-    last = run.snapshots[-1]
-    alignment = align(last.density.numpy(), run.truth, last.pixel_size, options.size.pixel_size)
+    last, truth = run.snapshots[-1].map, run.truth
+    alignment = align(last.values, truth.values, last.pixel_size, truth.pixel_size)
     group = group_matrices(SYMMETRY[MOLECULE])
     assert run.particles.rotations is not None
     estimated = in_frame_of_truth(run.rotations, alignment)

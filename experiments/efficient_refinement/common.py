@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cryograd.data.optics import electron_wavelength
-from cryograd.data.simulate import Simulation, draw_rotations
 from cryograd.model.ctf import ctf
+from cryograd.simulation.simulate import Simulation, draw_rotations
 from cryograd.threads import set_threads
 from cryograd.validation.conditioning import whole_slice
 

@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from cryograd.objective.known_poses import KnownPoses, Sums, Turn
+from cryograd.objective.known_poses import KnownPoses, KnownSums, Turn
 from cryograd.solvers.incremental import Incremental
 from cryograd.solvers.preconditioned import Preconditioned
 from cryograd.steps.conjugate_gradient import conjugate_gradients
@@ -126,7 +126,7 @@ def statistics(arena: Arena, meter: Meter, iterations: int, shrunk: bool, polish
     """
     values, visited, solver = arena.start, 0, newton(iterations)
     state, signal = solver.init(values), Signal(arena)
-    remembered: list[Sums] = []
+    remembered: list[KnownSums] = []
     parts = len(arena.minibatches)
     for iteration in range(parts + polish):
         if iteration < parts:
@@ -163,7 +163,7 @@ class Signal:
         total = torch.bincount(self.shells, values.double()) / torch.bincount(self.shells)
         return total[self.shells].to(values.dtype)
 
-    def precision(self, local: Local, sums: Sums, visited: int) -> Callable[[Tensor], Tensor]:
+    def precision(self, local: Local, sums: KnownSums, visited: int) -> Callable[[Tensor], Tensor]:
         """Precision of a prior under which the map is the best guess of the one that all images will give.
 
         With S the power of the signal, N that of the noise of a map of a share s of the images, the map of

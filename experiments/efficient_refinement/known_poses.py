@@ -33,7 +33,7 @@ from contestants import (
     quotient,
     statistics,
 )
-from cryograd.objective.known_poses import Sums
+from cryograd.objective.known_poses import KnownSums
 from cryograd.solvers.armijo_sgd import ArmijoSGD
 from cryograd.solvers.hutchinson import PRECONDITIONED, Hutchinson
 from cryograd.threads import set_threads
@@ -157,7 +157,7 @@ class Run:
             self.seen.append({"epochs": checkpoint, "gap": gap} | found)
 
 
-def contestants(arena: Arena, total: Sums) -> dict[str, Callable[[Meter], Steps]]:
+def contestants(arena: Arena, total: KnownSums) -> dict[str, Callable[[Meter], Steps]]:
     """Everyone, as a function of the meter that its work is counted by."""
     voxels, loss, passes = arena.loss.voxels, arena.loss, PASSES
     bound = 1.0 / (4.0 * math.pi * voxels.radius**2)
@@ -240,7 +240,7 @@ def main() -> None:
     """Find the minimum, let all contestants run, and write figures and numbers."""
     options = arguments()
     size = options.size
-    particles, density = particles_of(
+    particles, truth = particles_of(
         "groel-groes", size, options.data, options.output / "known", views="biased", seed=options.seed
     )
     loss = loss_of(particles, size.box / 2 - 1)
@@ -265,7 +265,7 @@ def main() -> None:
     }
     print(reference, flush=True)
     shells = Shells(loss.voxels)
-    judge = Judge(quadratic, reference["start"], minimum, best, shells.of_map(density), shells)
+    judge = Judge(quadratic, reference["start"], minimum, best, shells.of_map(truth.values), shells)
     runs = play(arena, judge, costs, options.only)
     record = {
         "costs": costs,

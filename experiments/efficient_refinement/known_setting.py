@@ -15,7 +15,7 @@ from cryograd.fourier import HalfBall, HalfDisc, fourier_2d, fourier_3d, pack_ba
 from cryograd.model.ctf import ctf
 from cryograd.model.shift import shift_phases
 from cryograd.model.voxels import FourierVoxels
-from cryograd.objective.known_poses import KnownPoses, Sums, Turn
+from cryograd.objective.known_poses import KnownPoses, KnownSums, Turn
 from cryograd.steps.conjugate_gradient import conjugate_gradient
 from cryograd.steps.protocol import Local, dot
 
@@ -96,7 +96,7 @@ class Quadratic:
     """
 
     loss: KnownPoses
-    sums: Sums
+    sums: KnownSums
 
     @staticmethod
     def of(loss: KnownPoses) -> "Quadratic":
@@ -229,7 +229,7 @@ class Meter:
         local = loss.local(values, images, torch.ones(()), turn)
         return self.watched(local, ("value", "product"), len(images))
 
-    def by_sums(self, loss: KnownPoses, sums: Sums, values: Tensor, turn: Turn) -> Local:
+    def by_sums(self, loss: KnownPoses, sums: KnownSums, values: Tensor, turn: Turn) -> Local:
         """The loss near some unknowns through sums; their own cost is counted where they are made."""
         # The gradient, and the row sums.
         self.done["normal"] += 2

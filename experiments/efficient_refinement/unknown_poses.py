@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,13 @@ from numpy.typing import NDArray
 
 from cryograd.atomic import replacing
 from cryograd.config import Abinitio, Refine
-from cryograd.data.mrc import read_map, write_map
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
-from cryograd.data.simulate import density_diameter
-from cryograd.halves import Halves
-from cryograd.reconstruct import abinitio
-from cryograd.refine import refine
-from cryograd.state import full_volume
+from cryograd.engine.frame import taken_out
+from cryograd.engine.state import State
+from cryograd.maps import Map
+from cryograd.recipe import abinitio, refine
+from cryograd.simulation.simulate import density_diameter
 from cryograd.threads import set_threads
 from cryograd.validation.alignment import align
 from cryograd.validation.fsc import fsc, resolution_at, soft_sphere
@@ -78,8 +76,8 @@ class Problem:
         The particles.
     file
         Their file.
-    truth, pixel_size
-        The map to compare with, inside a sphere for real particles, and Å.
+    truth
+        The map to compare with, inside a sphere for real particles.
     symmetry
         Point group.
     diameter, max_shift
@@ -88,8 +86,7 @@ class Problem:
 
     particles: Particles
     file: Path
-    truth: NDArray[np.float32]
-    pixel_size: float
+    truth: Map
     symmetry: str
     diameter: float
     max_shift: float
@@ -127,18 +124,15 @@ def problem_of(options: argparse.Namespace) -> Problem:
     """The particles that the options name; simulated ones from their folder if they are there already."""
     if options.molecule == "beta-galactosidase":
         file = options.data / "bgal-10204" / "particles_clean_1268.star"
-        truth, pixel = read_map(options.data / "bgal-10204" / "reference_5a1a_64px.mrc")
-        sphere = soft_sphere(len(truth), SPHERE, 3.0).astype(np.float32)
-        return Problem(read_particles(file), file, truth, pixel, "D2", 200.0, REAL_MAX_SHIFT, sphere)
+        truth = Map.read(options.data / "bgal-10204" / "reference_5a1a_64px.mrc")
+        sphere = soft_sphere(len(truth.values), SPHERE, 3.0).astype(np.float32)
+        return Problem(read_particles(file), file, truth, "D2", 200.0, REAL_MAX_SHIFT, sphere)
     size, folder = options.size, options.output / f"{options.molecule}-{options.size.name}"
     folder.mkdir(parents=True, exist_ok=True)
     particles, truth = particles_of(options.molecule, size, options.data, folder, seed=options.seed)
-    diameter = min(0.95 * particles.extent, 1.1 * density_diameter(truth, size.pixel_size))
-    whole = np.ones_like(truth)
-    symmetry = SYMMETRY[options.molecule]
-    return Problem(
-        particles, folder / "particles.star", truth, size.pixel_size, symmetry, diameter, MAX_SHIFT, whole
-    )
+    diameter = min(0.95 * particles.extent, 1.1 * density_diameter(truth.values, truth.pixel_size))
+    whole, symmetry = np.ones_like(truth.values), SYMMETRY[options.molecule]
+    return Problem(particles, folder / "particles.star", truth, symmetry, diameter, MAX_SHIFT, whole)
 
 
 def start_of(problem: Problem, options: argparse.Namespace) -> tuple[Path, float]:
@@ -148,19 +142,18 @@ def start_of(problem: Problem, options: argparse.Namespace) -> tuple[Path, float
     if not record.is_file():
         config = Abinitio(
             particles=problem.file,
-            output=options.output / "run",
             symmetry=problem.symmetry,
             particle_diameter=problem.diameter,
             max_shift=problem.max_shift,
-            max_resolution=max(AB_INITIO_RESOLUTION, 2.5 * problem.pixel_size),
+            max_resolution=max(AB_INITIO_RESOLUTION, 2.5 * problem.truth.pixel_size),
             # The ribosome's map has density below zero.
             prior="none" if options.molecule == "ribosome" else "exponential",
             seed=options.seed,
         )
         began = time.process_time()
-        (state,) = deque(abinitio(problem.particles, config), maxlen=1)
+        *_, last = abinitio(problem.particles, config)
         seconds = time.process_time() - began
-        write_map(file, *full_volume(state, problem.particles))
+        taken_out(last.state, problem.particles, problem.symmetry, last.state.volume).write(file)
         record.write_text(f"{seconds}\n")
     return file, float(record.read_text())
 
@@ -170,48 +163,48 @@ def rows_of(problem: Problem, start: Path, solver: Any, options: argparse.Namesp
     size = options.size
     config = Refine(
         particles=problem.file,
-        output=options.output / "run",
-        volume=start,
+        volume=(start,),
         symmetry=problem.symmetry,
         particle_diameter=problem.diameter,
         max_shift=problem.max_shift,
-        start_resolution=max(START_RESOLUTION, 4.0 * problem.pixel_size),
+        start_resolution=max(START_RESOLUTION, 4.0 * problem.truth.pixel_size),
         proposal=options.proposal,
         solver=solver,
         minibatch=size.minibatch,
         passes=size.em_passes if solver == "em" else size.passes,
         # The experiment is about solvers: none has a constraint.
-        nonnegative=False,
+        prior="none",
         seed=options.seed,
     )
     cpu = wall = 0.0
     run, scored = refine(problem.particles, config), 0.0
     while True:
         began = time.process_time(), time.perf_counter()
-        halves = next(run, None)
+        moment = next(run, None)
         cpu, wall = cpu + time.process_time() - began[0], wall + time.perf_counter() - began[1]
-        if halves is None or halves.stage == "poses":
+        if moment is None or moment.state.stage == "poses":
             return
-        passes = halves.history[-1]["images_drawn"] / len(problem.particles)
+        passes = moment.history[-1]["images_drawn"] / len(problem.particles)
         if passes < scored + 1.0 / SCORED - 1e-6:
             continue
         scored = passes
-        row = {"passes": passes, "cpu_seconds": cpu, "wall_seconds": wall} | score(problem, halves)
+        row = {"passes": passes, "cpu_seconds": cpu, "wall_seconds": wall} | score(problem, moment.state)
         shown = {key: round(value, 2) for key, value in row.items() if isinstance(value, float)}
         print(options.molecule, solver, shown, flush=True)
         yield row
 
 
-def score(problem: Problem, halves: Halves) -> dict[str, Any]:
+def score(problem: Problem, state: State) -> dict[str, Any]:
     """Resolution by the half maps and to the truth in Å, and the correlation with the truth."""
-    size, extent = halves.volume.shape[-1], problem.particles.extent
-    pixel = extent / size
-    aligned = align(halves.volume.numpy(), problem.truth, pixel, problem.pixel_size).volume
-    _, values = fsc(aligned * problem.sphere, problem.truth * problem.sphere)
+    assert state.curves is not None
+    volume, truth = state.volume.cpu().numpy(), problem.truth
+    size, pixel = len(volume), state.extent / len(volume)
+    aligned = align(volume, truth.values, pixel, truth.pixel_size).volume
+    _, values = fsc(aligned * problem.sphere, truth.values * problem.sphere)
     return {
-        "radius": halves.states[0].radius,
-        "half_map_angstrom": resolution_at(halves.correlation, 0.143, size, pixel),
-        "truth_angstrom": resolution_at(values, 0.5, len(values) * 2 - 2, problem.pixel_size),
+        "radius": state.radius,
+        "half_map_angstrom": resolution_at(state.curves[state.best], 0.143, size, pixel),
+        "truth_angstrom": resolution_at(values, 0.5, len(truth.values), truth.pixel_size),
         "fsc_to_truth": [round(float(v), 4) for v in values],
     }
 
