@@ -1,5 +1,6 @@
 # make demo   set up .venv, then simulate, reconstruct and report a small molecule
 # make test   set up .venv with the test tools, then lint, type-check and test
+# make docs   set up .venv with Sphinx, then build the pages of docs/ and the docstrings into out/docs
 #
 # Needs only Python with venv. Another interpreter: make demo PYTHON=python3.12
 
@@ -13,7 +14,7 @@ DEMO ?= out/demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
@@ -26,6 +27,9 @@ test: $(VENV)/.ready-test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
+docs: $(VENV)/.ready-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -E -W --keep-going -b html docs out/docs
+
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
@@ -35,6 +39,10 @@ $(BIN)/python:
 $(VENV)/.ready: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e .
 	touch $@
+
+$(VENV)/.ready-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[docs]'
+	touch $(VENV)/.ready $@
 
 $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[test]'
