@@ -94,16 +94,16 @@ def test_two_maps_are_refined_by_the_images_of_each(particles: Particles, maps: 
 
 @pytest.mark.slow
 def test_one_map_is_divided_and_refined(particles: Particles, maps: tuple[Path, ...]) -> None:
-    run, saved = config(particles, maps[2], minibatch=60), {}
-    moment = last(saving(refine(particles, run), saved, 5, 60, 100))
+    # Begun at 30 Å, classes keep to the frame of the mean, which the axes of one molecule do not fit.
+    run, saved = config(particles, maps[2], minibatch=60, start_resolution=None), {}
+    moment = last(saving(refine(particles, run), saved, 5, 60, 72))
     checked(moment)
     assert moment.parts == 2
     assert {row["stage"] for row in moment.behind.log} == {"starts", "march", "settle"}
     assert len(moment.behind.maps) == 1
     assert len(moment.behind.maps[0]) == 2
     assert right(moment.state.table.classes) > 0.9
-    # A pass over so few images does not bring both maps so far.
-    assert min(resolutions(moment, particles, order_of(moment.state.table.classes))) < 20.0
+    assert max(resolutions(moment, particles, order_of(moment.state.table.classes))) < 20.0
     assert {one["part"] for one in saved.values()} == {0, 1}
     for one in saved.values():
         assert differences(last(refine(particles, run, resume=one)), moment) == []
