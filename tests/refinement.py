@@ -13,7 +13,7 @@ from cryograd.config import Refine
 from cryograd.data.mrc import write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.recipe import Moment, refine
 from cryograd.simulation.molecule import SYMMETRY, molecule

@@ -14,8 +14,9 @@ from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
 from cryograd.engine.batches import Minibatch
 from cryograd.engine.frame import chosen_device, final_radius, particle_diameter, taken_out
-from cryograd.engine.setup import Run
-from cryograd.engine.start import joint_run, random_state, with_prior
+from cryograd.engine.run import Run
+from cryograd.engine.setup import joint_run, with_prior
+from cryograd.engine.start import random_state
 from cryograd.engine.state import State
 from cryograd.fourier import HalfDisc, quick_size
 from cryograd.images.held import read_images

@@ -10,8 +10,8 @@ import torch
 
 from common import begun, configuration, particles_of, whitened
 from cryograd.data.density import resample_map
+from cryograd.engine.run import Run
 from cryograd.engine.searches import drawn_poses, search_at
-from cryograd.engine.setup import Run
 from cryograd.engine.state import State
 from cryograd.pose.sampling import Sampling
 

@@ -15,8 +15,8 @@ import torch
 from matplotlib import pyplot as plt
 
 from common import SYMMETRY, arguments, begun, save, whitened
+from cryograd.engine.run import Run, group_of
 from cryograd.engine.searches import FINE_SHIFT_CELLS, SHIFT_SIGMA
-from cryograd.engine.setup import Run, group_of
 from cryograd.engine.state import State
 from cryograd.model.noise import Noise
 from cryograd.model.projection import slice_points

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common import arguments, save, whitened
 from converged import converged, drawn, set_map, visit
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.fourier import lowpass_volume
 from cryograd.model.projection import slice_points

@@ -35,16 +35,9 @@ from cryograd.engine.half_sets import half_sets, last_radius
 from cryograd.engine.known_poses import no_poses, poses_of_file
 from cryograd.engine.parts import Behind, Moment, Part, performed
 from cryograd.engine.refusals import refuse_mixtures
-from cryograd.engine.setup import Run
-from cryograd.engine.start import (
-    divided_state,
-    halves_run,
-    halves_state,
-    joint_run,
-    most_draws,
-    random_state,
-    symmetries_of,
-)
+from cryograd.engine.run import Run
+from cryograd.engine.setup import halves_run, joint_run, most_draws, symmetries_of
+from cryograd.engine.start import divided_state, halves_state, random_state
 from cryograd.engine.state import State
 from cryograd.fourier import quick_size, resize_transform
 from cryograd.images.held import HeldImages, read_images
@@ -105,7 +98,7 @@ def refine(
     resume: Mapping[str, Any] | None = None,
     reading: Reading | None = None,
     volumes: Sequence[Map] = (),
-    shared: Sequence[Sequence[float]] | None = None,
+    replayed: Sequence[Sequence[float]] | None = None,
 ) -> Iterator[Moment]:
     """Refine a map, or one for each class, in two halves of the particles.
 
@@ -123,7 +116,7 @@ def refine(
         As for `abinitio`.
     volumes
         Maps in the place of the files that the options name.
-    shared
+    replayed
         As `engine.loop.iterate` takes it.
 
     Yields
@@ -175,7 +168,7 @@ def refine(
         first=first,
         leave=leave_maps,
     )
-    yield from performed([division, halves] if divides else [halves], images, resume, shared)
+    yield from performed([division, halves] if divides else [halves], images, resume, replayed)
 
 
 def reconstruct(

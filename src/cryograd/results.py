@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from cryograd.config import HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.particles import Particles
 from cryograd.data.star import particle_table
+from cryograd.engine.curves import noise_of_mean
 from cryograd.engine.frame import mask_of, taken_out
-from cryograd.engine.halves import noise_of_mean
-from cryograd.engine.start import SCALE_WIDTH
+from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.spectrum import thon_rings

@@ -14,8 +14,8 @@ from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.engine.parts import Behind, Moment
 from cryograd.engine.program import Program, Step
-from cryograd.engine.setup import Members, Run
-from cryograd.engine.start import symmetries_of
+from cryograd.engine.run import Members, Run
+from cryograd.engine.setup import symmetries_of
 from cryograd.engine.state import Side, State, Track
 from cryograd.engine.table import PosteriorTable
 from cryograd.model.noise import Noise

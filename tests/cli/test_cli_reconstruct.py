@@ -12,7 +12,7 @@ from cryograd.config import Abinitio
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.star import read_star, write_star
 from cryograd.engine import parts
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.errors import CryogradError
 from cryograd.images.store import ImageStore

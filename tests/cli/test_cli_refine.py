@@ -164,7 +164,7 @@ def test_an_interrupted_refinement_ends_as_one_that_was_not(
     iteration: int,
 ) -> None:
     """While the map is changed, and while the last poses are found."""
-    monkeypatch.setattr("cryograd.engine.start.CHUNK", 30 / BOX)
+    monkeypatch.setattr("cryograd.engine.setup.CHUNK", 30 / BOX)
     assert refined(tmp_path / "whole").status == 0
     kept: list[checkpoint.Checkpoint] = []
     save = checkpoint.save

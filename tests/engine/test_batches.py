@@ -13,7 +13,7 @@ from cryograd.data.particles import Particles
 from cryograd.engine import batches
 from cryograd.engine.batches import Minibatch, drawn
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.fourier import HalfDisc
 from cryograd.images.store import MASK_EDGE
@@ -84,7 +84,7 @@ def test_what_is_drawn_is_a_function_of_the_seed_and_of_how_many_were_drawn(part
 
 def test_parts_of_the_last_pass_cover_every_particle_once(particles: Particles) -> None:
     run, state = from_random(particles, held_out=7)
-    found = [drawn(run, state, 0, Step("poses", number, 5.0, parts=6)) for number in range(6)]
+    found = [drawn(run, state, 0, Step("poses", number, 5.0, chunks=6)) for number in range(6)]
     # Held-out images have poses, too.
     assert np.concatenate([indices for indices, _ in found]).tolist() == list(range(COUNT))
     assert [minibatch for _, minibatch in found] == [(number, 6) for number in range(6)]

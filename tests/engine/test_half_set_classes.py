@@ -167,7 +167,7 @@ def test_half_sets_share_nothing_but_the_curves_of_the_classes(
     for moment in refine(particles, run):
         assert moment.state.curves is not None
         curves.append(moment.state.curves.copy())
-    other = last(refine(turned, run, shared=curves))
+    other = last(refine(turned, run, replayed=curves))
     for mine, theirs in zip(whole.state.sides[0].tracks, other.state.sides[0].tracks, strict=True):
         assert torch.equal(mine.volume, theirs.volume)
         assert mine.share == theirs.share
@@ -177,7 +177,7 @@ def test_half_sets_share_nothing_but_the_curves_of_the_classes(
 def test_defocus_is_found_by_the_map_of_each_images_class(
     particles: Particles, maps: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryograd.engine.start.CHUNK", 30 / BOX)
+    monkeypatch.setattr("cryograd.engine.setup.CHUNK", 30 / BOX)
     options = {"fixed_poses": True, "refine_ctf": True, "passes": 1.0, "minibatch": 60}
     run, saved = config(particles, *maps[:2], **options), {}
     moment = last(saving(refine(particles, run), saved, 4))

@@ -141,7 +141,7 @@ def test_minibatches_grow_where_their_quadratics_took_too_much_memory(
 ) -> None:
     radius = BOX / 2 - 1.0
     room = quadratic_bytes(BOX, radius) + 3.5 * quadratic_bytes(BOX, radius, weight=2)
-    monkeypatch.setattr("cryograd.engine.start.MEMORY_BYTES", 2 * int(room))
+    monkeypatch.setattr("cryograd.engine.setup.MEMORY_BYTES", 2 * int(room))
     run = before(refine(particles, configuration(folder, minibatch=10))).run
     assert [len(members.partition) for members in run.sides] == [3, 3]
     assert run.program.count("refine") == 10

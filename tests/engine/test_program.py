@@ -56,7 +56,7 @@ def test_the_last_pass_covers_every_particle(march: March) -> None:
     assert stages == sorted(stages, key=["starts", "march", "settle", "poses"].index)
     last = program.steps[march.moves :]
     assert [step.number for step in last] == list(range(6))
-    assert {(step.stage, step.parts, step.radius, step.rate) for step in last} == {("poses", 6, 28.0, 0.0)}
+    assert {(step.stage, step.chunks, step.radius, step.rate) for step in last} == {("poses", 6, 28.0, 0.0)}
     assert moving(march.program(1001, poses=False)) == moving(program) == stages[: march.moves]
 
 

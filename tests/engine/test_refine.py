@@ -13,9 +13,9 @@ from cryograd.config import Refine
 from cryograd.data.mrc import write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
+from cryograd.engine.curves import noise_of_mean, reached
 from cryograd.engine.frame import taken_out
 from cryograd.engine.half_sets import half_sets
-from cryograd.engine.halves import noise_of_mean, reached
 from cryograd.engine.state import State
 from cryograd.fourier import lowpass_volume, quick_size, resize_transform
 from cryograd.model.symmetry import group_matrices
@@ -89,7 +89,7 @@ def test_a_half_does_not_see_the_images_of_the_other(
     other = replace(particles, stacks=(folder / "other.mrcs",))
     before = refined(particles, config).state
     shared = [row["correlation"] for row in before.history]
-    after = last(refine(other, config, shared=shared)).state
+    after = last(refine(other, config, replayed=shared)).state
     assert torch.equal(before.sides[0].best.volume, after.sides[0].best.volume)
     first = before.table.half == 1
     assert np.array_equal(before.table.rotations[first], after.table.rotations[first])
@@ -231,7 +231,7 @@ def test_the_defocus_of_particles_is_found(folder: Path, monkeypatch: pytest.Mon
     wrong = np.arange(n) % 2 == 0
     false = images.with_ctf(images.defocus_u + 500.0 * wrong, images.defocus_v + 500.0 * wrong, images.scale)
     options = {"volume": (folder / "fine.mrc",), "refine_ctf": True, "start_resolution": 20.0, "passes": 1.0}
-    monkeypatch.setattr("cryograd.engine.start.CHUNK", 30 / box)
+    monkeypatch.setattr("cryograd.engine.setup.CHUNK", 30 / box)
     final = refined(false, configuration(folder, **options, minibatch=15)).state
     stages = [*["refine"] * 4, *["ctf"] * 2, *["refine"] * 4, *["ctf"] * 2, *["poses"] * 2]
     assert [row["stage"] for row in final.history] == stages
@@ -259,7 +259,7 @@ def test_the_spectrum_opens_by_what_the_halves_agree_on(
     """The halves are told of curves that are one up to a shell, and zero beyond."""
     told, shells = [0, 6, 9, 7, 3, 15, 15, 15], np.arange(BOX // 2 + 1)
     config = configuration(folder, passes=1.5)
-    moments = refine(particles, config, shared=[list(np.where(shells <= k, 1.0, 0.0)) for k in told])
+    moments = refine(particles, config, replayed=[list(np.where(shells <= k, 1.0, 0.0)) for k in told])
     radii, sound = [], []
     for moment, _ in zip(moments, range(6), strict=False):
         assert moment.state.stage == "refine"

@@ -11,8 +11,16 @@ import torch
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
 from cryograd.engine.program import Step
-from cryograd.engine.rivalry import EVIDENCE_RATE, LEAST_SHARE, classified, competed, every, shared, together
-from cryograd.engine.setup import Run
+from cryograd.engine.rivalry import (
+    EVIDENCE_RATE,
+    LEAST_SHARE,
+    classified,
+    competed,
+    for_class,
+    for_start,
+    together,
+)
+from cryograd.engine.run import Run
 from cryograd.engine.state import State, Track
 from cryograd.objective.likelihood import Evaluation
 from cryograd.objective.mixture import mixture
@@ -97,7 +105,7 @@ def test_classes_go_on_with_what_they_took_and_their_shares_are_running_means() 
     evidence = torch.tensor([[0.0, 2.0, -3.0, 0.0, 1.0, 9.0], [0.0, -1.0, 4.0, 1.0, 1.0, -9.0]])
     posterior = mixture([poses_of(row, float(n)) for n, row in enumerate(evidence)], [0.5, 0.5])
     batch = Batch(torch.zeros(B, K, dtype=torch.complex64), torch.ones(B, K), torch.zeros(B))
-    takes = [shared(batch, row, fed=True) for row in posterior.probabilities]
+    takes = [for_class(batch, row, fed=True) for row in posterior.probabilities]
     found = [
         replace(evaluation(-1.0, 2.0 + n, int(take.which.sum())), points=7.0) for n, take in enumerate(takes)
     ]
@@ -124,11 +132,11 @@ def test_classes_go_on_with_what_they_took_and_their_shares_are_running_means() 
 def test_a_class_takes_the_images_that_may_belong_to_it_with_their_weights() -> None:
     batch = Batch(torch.randn(B, K, dtype=torch.complex64), torch.ones(B, K), torch.arange(float(B)))
     probability = torch.tensor([0.9, 1e-9, 0.5, 1e-4, 0.002, 0.0], dtype=torch.float64)
-    take = shared(batch, probability, fed=True)
+    take = for_class(batch, probability, fed=True)
     assert take.which.tolist() == [True, False, True, False, True, False]
     assert take.share == pytest.approx(float(probability.mean()))
     assert take.images.counts.tolist() == pytest.approx([0.9, 0.5, 0.002])
-    whole = every(batch)
+    whole = for_start(batch)
     assert whole.which.all()
     assert whole.share == 1.0
     assert whole.images is batch
@@ -137,12 +145,12 @@ def test_a_class_takes_the_images_that_may_belong_to_it_with_their_weights() -> 
 def test_an_empty_class_is_fed_the_images_that_are_the_nearest_to_it() -> None:
     batch = Batch(torch.randn(B, K, dtype=torch.complex64), torch.ones(B, K), torch.arange(float(B)))
     probability = torch.tensor([1e-12, 1e-9, 1e-30, 1e-9, 1e-40, 1e-13], dtype=torch.float64)
-    take = shared(batch, probability, fed=True)
+    take = for_class(batch, probability, fed=True)
     assert take.which.tolist() == [False, True, False, True, False, False]
     # Together they count as much as the least share of the minibatch.
     assert float(take.images.counts.sum()) == pytest.approx(LEAST_SHARE * B, rel=1e-3)
     # What the last pass adds up does not depend on how its images are divided.
-    assert float(shared(batch, probability, fed=False).images.counts.sum()) == pytest.approx(
+    assert float(for_class(batch, probability, fed=False).images.counts.sum()) == pytest.approx(
         float(probability.sum()), rel=1e-3
     )
     # What is said of its share is the truth.

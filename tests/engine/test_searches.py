@@ -9,8 +9,8 @@ import pytest
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
 from cryograd.engine.program import Step
+from cryograd.engine.run import Run
 from cryograd.engine.searches import poses_of, search_at
-from cryograd.engine.setup import Run
 from cryograd.engine.state import State
 from cryograd.pose.inference import Search
 from cryograd.pose.known import Known
@@ -19,7 +19,7 @@ from cryograd.recipe import abinitio, refine
 from refinement import before, configuration, simulated
 
 SOME = np.array([3, 8, 21])
-MOVE, LAST = Step("refine", 0, 6.0), Step("poses", 0, 6.0, parts=3)
+MOVE, LAST = Step("refine", 0, 6.0), Step("poses", 0, 6.0, chunks=3)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_the_last_pass_of_one_map_has_one_grid_however_it_is_divided(particles: 
     run, state = from_random(particles)
     first = poses_of(run, state, 0, LAST, SOME, "D2")
     state.iteration += 3
-    later = poses_of(run, state, 0, replace(LAST, number=2, parts=9), SOME + 1, "D2")
+    later = poses_of(run, state, 0, replace(LAST, number=2, chunks=9), SOME + 1, "D2")
     moving = poses_of(run, state, 0, replace(MOVE, stage="settle"), SOME, "D2")
     assert isinstance(first, Search)
     assert isinstance(later, Search)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryograd.data.particles import Particles
-from cryograd.engine.start import SCALE_WIDTH
+from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.table import PosteriorTable
 from refinement import PIXEL, N, configuration, refined, simulated
 from stacks import write_stack

@@ -15,7 +15,7 @@ from cryograd.solvers.sgd import SGD
 from cryograd.steps.armijo import ArmijoSearch
 from cryograd.steps.decay import StepDecay
 from cryograd.steps.protocol import Move, Solver
-from cryograd.steps.state import as_plain, as_record, moved, resized, tensors
+from cryograd.steps.state import as_plain, as_record, on_device, resized, tensors
 from quadratic import RADIUS, SIZE, Quadratic
 
 STEADY = StepDecay(first=1.0, least=1.0)
@@ -88,7 +88,7 @@ def test_a_state_survives_a_checkpoint(solver: Solver, tmp_path: Path) -> None:
 @EVERY
 def test_a_state_moves_to_a_device(solver: Solver) -> None:
     state = steps_of(Quadratic.random(10.0, parts=2), solver, 2).state
-    elsewhere = moved(state, "meta")
+    elsewhere = on_device(state, "meta")
     assert [t.shape for t in tensors(elsewhere)] == [t.shape for t in tensors(state)]
     assert all(tensor.device.type == "meta" for tensor in tensors(elsewhere))
 

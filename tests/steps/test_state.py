@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cryograd.errors import CryogradError
-from cryograd.steps.state import as_plain, as_record, moved, tensors
+from cryograd.steps.state import as_plain, as_record, on_device, tensors
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def test_a_record_comes_back_from_a_file(tmp_path: Path) -> None:
 def test_all_tensors_of_a_record_are_found_and_moved() -> None:
     record = a_record()
     assert [tensor.numel() for tensor in tensors(record)] == [2, 0, 1]
-    elsewhere = moved(record, "meta")
+    elsewhere = on_device(record, "meta")
     assert all(tensor.device.type == "meta" for tensor in tensors(elsewhere))
     assert elsewhere.parts[1:4] == record.parts[1:4]
-    assert moved(None, "meta") is None
+    assert on_device(None, "meta") is None
 
 
 LOCAL = make_dataclass("LOCAL", [("value", float)], frozen=True)

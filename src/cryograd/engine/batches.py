@@ -10,7 +10,7 @@ from torch import Tensor
 from cryograd.data.ctfs import delocalisation
 from cryograd.draws import Stream, generator
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Members, Run
+from cryograd.engine.run import Members, Run
 from cryograd.engine.state import State
 from cryograd.fourier import HalfDisc
 from cryograd.images.store import Loaded, load
@@ -32,9 +32,9 @@ def drawn(run: Run, state: State, number: int, step: Step) -> tuple[np.ndarray, 
     shuffle.
     """
     members, takes = run.sides[number], run.solver.needs.takes
-    if step.parts:
-        part = step.number % step.parts
-        return np.array_split(members.every, step.parts)[part], (part, step.parts)
+    if step.chunks:
+        part = step.number % step.chunks
+        return np.array_split(members.every, step.chunks)[part], (part, step.chunks)
     if takes == "all":
         return members.train, (0, 1)
     if takes in ("parts", "random parts"):

@@ -8,7 +8,7 @@ import torch
 
 from cryograd.engine.moves import Work, row_of
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import Side, State, Track
 from cryograd.objective.ctf_refinement import CtfStatistics, refine_ctf
 from cryograd.pose.inference import concatenated

@@ -11,7 +11,7 @@ from torch import Tensor
 from cryograd.config import ParticleRun
 from cryograd.data.density import resample_map
 from cryograd.data.particles import Particles
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume, resize_transform

@@ -4,8 +4,8 @@ from typing import Any
 
 from cryograd.engine.batches import Minibatch
 from cryograd.engine.program import Step
+from cryograd.engine.run import Run
 from cryograd.engine.searches import search_at
-from cryograd.engine.setup import Run
 from cryograd.engine.state import State
 
 # Judgements on the held-out images without a new least error after which a run at its final radius ends.

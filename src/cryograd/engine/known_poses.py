@@ -6,8 +6,8 @@ import numpy as np
 
 from cryograd.config import HalfSetRun, Refine
 from cryograd.data.particles import Particles
-from cryograd.engine.setup import group_of
-from cryograd.engine.start import Poses, symmetries_of
+from cryograd.engine.run import group_of
+from cryograd.engine.setup import PoseSource, symmetries_of
 from cryograd.errors import CryogradError
 from cryograd.pose.known import Known
 from cryograd.pose.memory import Memory
@@ -16,7 +16,7 @@ from cryograd.pose.sampling import Sampler
 from cryograd.pose.seeding import seeded_memory
 
 
-def poses_of_file(particles: Particles, config: Refine, max_shift: float) -> Poses:
+def poses_of_file(particles: Particles, config: Refine, max_shift: float) -> PoseSource:
     """The poses that a refinement begins with."""
     if not (config.seeded or config.fixed_poses):
         return no_poses(particles, config)
@@ -27,7 +27,7 @@ def poses_of_file(particles: Particles, config: Refine, max_shift: float) -> Pos
             "give one with angles and origins, or leave out the options that look at them",
         )
     if config.fixed_poses:
-        return Poses(None, Memory.empty(0), Known(particles.rotations, particles.shifts))
+        return PoseSource(None, Memory.empty(0), Known(particles.rotations, particles.shifts))
     distance = np.linalg.norm(particles.shifts, axis=1)
     if config.near and distance.max() > max_shift:
         raise CryogradError(
@@ -39,14 +39,14 @@ def poses_of_file(particles: Particles, config: Refine, max_shift: float) -> Pos
     spread = np.deg2rad(config.local_angle), config.local_shift
     group = group_of(config.relax_symmetry or "C1")
     memory = seeded_memory(particles.rotations, particles.shifts, spread, group)
-    return Poses(_sampler(config, config.near), memory)
+    return PoseSource(_sampler(config, config.near), memory)
 
 
-def no_poses(particles: Particles, config: HalfSetRun) -> Poses:
+def no_poses(particles: Particles, config: HalfSetRun) -> PoseSource:
     """Nothing is known of the poses."""
     if config.proposal != "importance":
-        return Poses(None, Memory.empty(0))
-    return Poses(_sampler(config, near=False), Memory.empty(len(particles)))
+        return PoseSource(None, Memory.empty(0))
+    return PoseSource(_sampler(config, near=False), Memory.empty(len(particles)))
 
 
 def _sampler(config: HalfSetRun, near: bool) -> Sampler:

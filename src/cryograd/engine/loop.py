@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from cryograd.engine.ctfs import ctfs_found
-from cryograd.engine.halves import correlated, reached
+from cryograd.engine.curves import correlated, reached
 from cryograd.engine.held_out import judged, pass_stalled
 from cryograd.engine.moves import gathered, looked_at, moved
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import Side, State
 from cryograd.errors import CryogradError
 from cryograd.fourier import quick_size
@@ -27,7 +27,7 @@ Action = Callable[[Run, State, int, Step], tuple[Side, Row]]
 MEANS = ("log_evidence", "entropy", "max_probability", "log_prior", "points")
 
 
-def iterate(run: Run, state: State, shared: Sequence[Sequence[float]] | None = None) -> Iterator[State]:
+def iterate(run: Run, state: State, replayed: Sequence[Sequence[float]] | None = None) -> Iterator[State]:
     """All states of a run from one on.
 
     Parameters
@@ -36,7 +36,7 @@ def iterate(run: Run, state: State, shared: Sequence[Sequence[float]] | None = N
         What never changes.
     state
         The first state, or one to go on from.
-    shared
+    replayed
         The correlation of the half maps after each iteration, in place of their own: with another run's, one
         half repeats that run whatever the other half is.
 
@@ -54,7 +54,7 @@ def iterate(run: Run, state: State, shared: Sequence[Sequence[float]] | None = N
         for number in range(len(state.sides)):
             state.sides[number], row = _action(run, step)(run, state, number, step)
             rows.append(row)
-        _advance(run, state, step, shared[state.iteration] if shared is not None and run.apart else None)
+        _advance(run, state, step, replayed[state.iteration] if replayed is not None and run.apart else None)
         row = _row(run, state, step, rows) | judged(run, state, step)
         row["seconds"] = {step.stage: time.perf_counter() - began}
         state.history.append(row)

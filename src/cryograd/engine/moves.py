@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from cryograd.engine.batches import Minibatch, drawn
-from cryograd.engine.halves import EDGE, RIDGE, noise_to_signal, resolved
+from cryograd.engine.curves import EDGE, RIDGE, noise_to_signal, resolved
 from cryograd.engine.program import Step
-from cryograd.engine.rivalry import Outcome, Take, classified, competed, every, shared, together
+from cryograd.engine.rivalry import Outcome, Take, classified, competed, for_class, for_start, together
+from cryograd.engine.run import Run
 from cryograd.engine.searches import poses_of
-from cryograd.engine.setup import Run
 from cryograd.engine.state import Side, State, Track
 from cryograd.fourier import lowpass_volume
 from cryograd.model.noise import NoisePower
@@ -146,13 +146,13 @@ def _outcome(work: Work, images: Minibatch, act: Act) -> Outcome:
     """Every track evaluated on the images that count in it, and what is made of it."""
     held = images.at_hand()
     if work.run.classes == 1:
-        take = every(held)
+        take = for_start(held)
         pairs = [_acted(work, place, take, act) for place in range(len(work.side.tracks))]
         return competed(pairs, len(images.disc), work.step.tracks)
     mixed = posterior(work, images)
     # What the last pass adds up must not depend on how its images are divided: shares stay as they are.
     moving = work.step.changes_maps
-    takes = [shared(held, probability, fed=moving) for probability in mixed.probabilities]
+    takes = [for_class(held, probability, fed=moving) for probability in mixed.probabilities]
     trios = [(*_acted(work, place, take, act), take) for place, take in enumerate(takes)]
     return together(trios, mixed, work.rate if moving else 0.0)
 

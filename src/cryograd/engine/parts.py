@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cryograd.config import Abinitio, HalfSetRun
 from cryograd.engine.loop import iterate
-from cryograd.engine.setup import Run
-from cryograd.engine.start import with_prior
+from cryograd.engine.run import Run
+from cryograd.engine.setup import with_prior
 from cryograd.engine.state import State
 from cryograd.images.store import ImageStore
 
@@ -103,7 +103,7 @@ def performed(
     parts: Sequence[Part],
     images: ImageStore,
     resume: Mapping[str, Any] | None,
-    shared: Sequence[Sequence[float]] | None = None,
+    replayed: Sequence[Sequence[float]] | None = None,
 ) -> Iterator[Moment]:
     """All moments of a run's parts, from the one on that was saved."""
     number, behind = (0, Behind()) if resume is None else (resume["part"], Behind(**resume["behind"]))
@@ -116,7 +116,7 @@ def performed(
             # Nothing is left to do but to look at it.
             yield Moment(place, len(parts), behind, run, state)
         saved = None
-        for _ in iterate(run, state, shared):
+        for _ in iterate(run, state, replayed):
             yield Moment(place, len(parts), behind, run, state)
         if part is not parts[-1]:
             behind = part.leave(state, behind)

@@ -40,8 +40,8 @@ class Step:
     images
         Size of the minibatch, where it is drawn from a shuffled sequence; 0 for that of a part of the side's
         partition.
-    parts
-        Parts that all particles are divided into, of which the step takes one; 0 for a minibatch.
+    chunks
+        Chunks that all particles are divided into, of which the step takes one; 0 for a minibatch.
     tracks
         Number of starts, or classes, that are kept after the iteration.
     temperature
@@ -55,7 +55,7 @@ class Step:
     radius: float | None
     rate: float = 0.0
     images: int = 0
-    parts: int = 0
+    chunks: int = 0
     tracks: int = 1
     temperature: float = 1.0
     even: bool = False
@@ -205,10 +205,10 @@ class March:
         """The steps, and with poses those of a last pass over so many particles."""
         steps = [self._step(iteration) for iteration in range(self.moves)]
         if poses:
-            parts = math.ceil(particles / min(self.minibatch, LARGEST_POSE_BATCH))
+            chunks = math.ceil(particles / min(self.minibatch, LARGEST_POSE_BATCH))
             steps += [
-                Step("poses", number, self.final_radius, parts=parts, tracks=self.classes)
-                for number in range(parts)
+                Step("poses", number, self.final_radius, chunks=chunks, tracks=self.classes)
+                for number in range(chunks)
             ]
         # A pass over the images, within bounds. Some judgements are made at the final radius, or none could
         # end the run.
@@ -258,7 +258,7 @@ def _divided(iterations: int, stages: tuple[int, int, int]) -> tuple[int, int, i
 def apart(
     passes: float,
     minibatches: int,
-    parts: int,
+    chunks: int,
     radii: tuple[float, float],
     tracks: int = 1,
     ctf: bool = False,
@@ -273,7 +273,7 @@ def apart(
     ----------
     passes
         Times that every image is used to change the maps.
-    minibatches, parts
+    minibatches, chunks
         Iterations of such a pass, and of one for the CTFs, and of the last for the poses and unfiltered maps.
     radii
         Fourier pixels: what the start is cut to, and the last radius.
@@ -294,8 +294,8 @@ def apart(
 
     changes = [Step("refine", number, None, rate(number), tracks=tracks) for number in range(total)]
     ctfs = [
-        Step("ctf", number, None, parts=parts, tracks=tracks) for number in range(2 * parts if ctf else 0)
+        Step("ctf", number, None, chunks=chunks, tracks=tracks) for number in range(2 * chunks if ctf else 0)
     ]
-    last = [Step("poses", number, radii[1], parts=parts, tracks=tracks) for number in range(parts)]
-    steps = [*changes[:first], *ctfs[:parts], *changes[first:], *ctfs[parts:], *last]
+    last = [Step("poses", number, radii[1], chunks=chunks, tracks=tracks) for number in range(chunks)]
+    steps = [*changes[:first], *ctfs[:chunks], *changes[first:], *ctfs[chunks:], *last]
     return Program(tuple(steps), *radii)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
-from cryograd.engine.start import symmetries_of
+from cryograd.engine.setup import symmetries_of
 from cryograd.errors import CryogradError
 from cryograd.solvers import registry as solvers
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryograd.draws import Stream, generator
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Run
+from cryograd.engine.run import Run
 from cryograd.engine.state import State, Track
 from cryograd.objective.likelihood import Evaluation, Images
 from cryograd.objective.mixture import Mixture, mixture
@@ -42,7 +42,7 @@ class Take:
     share: float
 
 
-def every(images: Images) -> Take:
+def for_start(images: Images) -> Take:
     """All images, as each start takes them."""
     which = torch.ones(len(images), dtype=torch.bool, device=images.counts.device)
     return Take(images, which, 1.0)
@@ -91,7 +91,7 @@ def _divided(run: Run, state: State, indices: np.ndarray, found: Mixture) -> Ten
     return probabilities
 
 
-def shared(images: Images, probability: Tensor, fed: bool) -> Take:
+def for_class(images: Images, probability: Tensor, fed: bool) -> Take:
     """The images that may belong to a class, with their probabilities (B,).
 
     Where it is fed, an empty class goes on with the images that are the nearest to it.

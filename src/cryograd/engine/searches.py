@@ -6,7 +6,7 @@ import numpy as np
 
 from cryograd.draws import Stream, generator
 from cryograd.engine.program import Step
-from cryograd.engine.setup import Run, group_of
+from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State
 from cryograd.objective.likelihood import Looked
 from cryograd.pose.inference import Level, Search

@@ -14,7 +14,7 @@ from cryograd.objective.sums import Sums
 from cryograd.pose.memory import Memory
 from cryograd.rotations import FloatArray
 from cryograd.steps.protocol import SolverState
-from cryograd.steps.state import as_plain, as_record, moved, resized, tensors
+from cryograd.steps.state import as_plain, as_record, on_device, resized, tensors
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class State:
         """A copy as tensors on the CPU and plain data, for `torch.save`."""
         curves = self.curves
         return vars(self) | {
-            "sides": as_plain(moved(tuple(self.sides), "cpu")),
+            "sides": as_plain(on_device(tuple(self.sides), "cpu")),
             "mask": self.mask.cpu(),
             "curves": None if curves is None else torch.from_numpy(curves.copy()),
             "table": self.table.state_dict(),
@@ -209,7 +209,7 @@ class State:
         """Undo `state_dict`, on a device."""
         curves = saved["curves"]
         restored = {
-            "sides": list(moved(as_record(saved["sides"]), device)),
+            "sides": list(on_device(as_record(saved["sides"]), device)),
             "mask": saved["mask"].to(device),
             "curves": None if curves is None else curves.numpy().copy(),
             "table": PosteriorTable.from_state_dict(saved["table"]),

@@ -23,15 +23,15 @@ PLAIN = (bool, int, float, str, type(None))
 REMEDY = "keep tensors, numbers, strings, None, tuples of these, or frozen dataclasses of modules"
 
 
-def moved(record: Record, device: torch.device | str) -> Record:
+def on_device(record: Record, device: torch.device | str) -> Record:
     """The record with its tensors on a device."""
     if isinstance(record, Tensor):
         return cast(Record, record.to(device))
     if isinstance(record, tuple):
-        return cast(Record, tuple(moved(part, device) for part in record))
+        return cast(Record, tuple(on_device(part, device) for part in record))
     if not _is_record(record):
         return record
-    return type(record)(**{name: moved(part, device) for name, part in _parts(record)})
+    return type(record)(**{name: on_device(part, device) for name, part in _parts(record)})
 
 
 def tensors(record: object) -> Iterator[Tensor]:

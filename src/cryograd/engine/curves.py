@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryograd.engine.setup import Run, group_of
+from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State, Track
 from cryograd.fourier import radius_grid
 from cryograd.objective.shrinkage import LARGEST_RATIO
