@@ -13,7 +13,7 @@ from cryograd.fourier import (
     resize_spectrum,
     resize_transform,
 )
-from cryograd.steps.protocol import Local, Move, Solver, Spectrum
+from cryograd.steps.protocol import DIAGONAL_SHARE, Local, Move, Solver, Spectrum
 
 SIZE, RADIUS = 16, 6.0
 
@@ -28,10 +28,13 @@ class Quadratic:
         T_k, shape (K, L, L, L); their mean is the minimum.
     curvature
         H, shape (L, L, L//2 + 1).
+    ratio
+        Precision of a prior on the spectrum, in the curvature's unit.
     """
 
     targets: Tensor
     curvature: Tensor
+    ratio: float = 0.0
 
     @staticmethod
     def random(spread: float, parts: int = 1, disagreement: float = 0.0) -> "Quadratic":
@@ -69,7 +72,7 @@ class Quadratic:
             loss=value(volume),
             gradient=self.hessian(volume - target, radius),
             curvature=self.curvature * (radius_grid(self.size, 3) <= radius),
-            precision=torch.zeros_like,
+            precision=lambda curvature: self.ratio * curvature,
             # As the likelihood's, the statistic does not know of the box.
             weights=_resized(self.curvature, SIZE),
             value=value,
@@ -86,7 +89,7 @@ class Quadratic:
 
     def error(self, volume: Tensor) -> float:
         """Relative distance to the minimum."""
-        minimum = self.targets.mean(dim=0)
+        minimum = self.targets.mean(dim=0) / (1.0 + DIAGONAL_SHARE * self.ratio)
         return float((volume - minimum).norm() / minimum.norm())
 
     def step(

@@ -131,22 +131,24 @@ def refine(
     """
     refuse_mixtures(config, len(volumes))
     members, final = half_sets(particles, config.seed), last_radius(particles, config)
+    # A map that cannot be read is refused before the images are.
+    starts = list(volumes) or [Map.read(path) for path in config.volume]
+    second_start = None if config.second_volume is None else Map.read(config.second_volume)
     images = _read(particles, config, final, reading)
     frame = Frame.of(images, config)
     poses = poses_of_file(particles, config, frame.max_shift)
-    divides = config.classes > len(volumes or config.volume)
+    divides = config.classes > len(starts)
     radius = _first_radius(particles, config)
     if divides and config.start_resolution is None:
         # Classes that were divided at some resolution would be alike again at a coarser one.
         radius = min(max(radius, START_RADIUS), final)
 
     def given() -> list[Tensor]:
-        return [brought_in(m, images, frame.mask) for m in volumes or map(Map.read, config.volume)]
+        return [brought_in(start, images, frame.mask) for start in starts]
 
     def first(run: Run, behind: Behind) -> State:
         maps = _in_box(behind.maps[-1], images.size) if divides else given()
-        other = config.second_volume
-        second = maps if other is None else [brought_in(Map.read(other), images, frame.mask)]
+        second = maps if second_start is None else [brought_in(second_start, images, frame.mask)]
         return halves_state(run, config, [maps, second], poses)
 
     def left(state: State, behind: Behind) -> Behind:
@@ -155,11 +157,11 @@ def refine(
         return behind
 
     symmetries, finest = symmetries_of(config), min(SYMMETRY_RADIUS, final)
-    start = _of_start(particles, config, finest, config.seed)
+    coarse = _of_start(particles, config, finest, config.seed)
     division = Part(
-        config=start,
-        run=lambda behind: joint_run(images, start, finest, poses.known, last_pass=False, divided=True),
-        first=lambda run, behind: divided_state(run, start, given()[0]),
+        config=coarse,
+        run=lambda behind: joint_run(images, coarse, finest, poses.known, last_pass=False, divided=True),
+        first=lambda run, behind: divided_state(run, coarse, given()[0]),
         leave=left,
     )
     halves = Part(
@@ -200,17 +202,19 @@ def reconstruct(
     finest = min(SYMMETRY_RADIUS if auto else START_RADIUS, final)
     options = _of_start(particles, config, finest, config.seed)
     finest = _start_radius(particles, options, finest)
+    # Symmetry is looked for in a map that has settled, and classes are divided only then.
+    brief = config.classes == 1 and not auto
     images = _read(particles, config, final, reading)
     poses, radius = no_poses(particles, config), _first_radius(particles, config)
 
     def start(mine: np.ndarray, seed: int, leave: Callable[[State, Behind], Behind]) -> Part:
         mixed = generator(seed, Stream.START_IMAGES).permutation(mine)
-        drawn = np.sort(mixed[: most_draws(options, len(mine), finest)])
+        drawn = np.sort(mixed[: most_draws(options, len(mine), finest, brief)])
         own = options.model_copy(update={"seed": seed})
 
         def run(behind: Behind) -> Run:
             small = images.cropped(drawn, quick_size(finest, images.size))
-            return joint_run(small, own, finest, last_pass=False)
+            return joint_run(small, own, finest, last_pass=False, brief=brief)
 
         return Part(config=own, run=run, first=lambda run, behind: random_state(run, own), leave=leave)
 

@@ -200,3 +200,24 @@ def test_the_halves_may_start_from_maps_of_their_own(particles: Particles, folde
     first, second = (side.best.volume for side in one.state.sides)
     factor = float(first.norm() / second.norm())
     torch.testing.assert_close(first, factor * second, rtol=1e-3, atol=1e-4 * float(first.max()))
+
+
+def test_a_map_that_cannot_be_read_is_refused_before_the_images_are(
+    particles: Particles, folder: Path
+) -> None:
+    heard = []
+    missing = configuration(folder, volume=(folder / "nothing.mrc",))
+    with pytest.raises(CryogradError, match="nothing.mrc"):
+        next(refine(particles, missing, reading=lambda *numbers: heard.append(numbers)))
+    assert not heard
+
+
+def test_a_map_that_is_empty_inside_the_mask_is_refused_by_its_name(
+    particles: Particles, folder: Path
+) -> None:
+    empty = np.zeros((BOX, BOX, BOX), dtype=np.float32)
+    empty[0, 0, 0] = 1.0
+    write_map(folder / "corner.mrc", empty, PIXEL)
+    with pytest.raises(CryogradError, match="empty inside the mask") as error:
+        next(refine(particles, configuration(folder, volume=(folder / "corner.mrc",))))
+    assert "corner.mrc" in error.value.where

@@ -1,6 +1,5 @@
 """The box that a run works in: its sampling, mask and lengths, and how maps get into it and out of it."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,24 +10,19 @@ from torch import Tensor
 from cryograd.config import ParticleRun
 from cryograd.data.density import resample_map
 from cryograd.data.particles import Particles
-from cryograd.engine.run import Run
 from cryograd.engine.state import State
 from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume, resize_transform
-from cryograd.images.store import ImageStore, load
+from cryograd.images.store import ImageStore
 from cryograd.maps import Map
 from cryograd.model.noise import Noise, noise_from_corners
-from cryograd.model.projection import slice_points
 from cryograd.model.symmetry import Symmetrizer
-from cryograd.rotations import random_rotations
 from cryograd.validation.fsc import soft_sphere
 
 # Radius in Fourier pixels at which large particles start, which 40 Å would show too much of.
 COARSEST_RADIUS = 6.0
 # Images from which the noise is first estimated.
 _NOISE_SAMPLE = 2000
-# Images whose signal a start is scaled to.
-_SIGNAL_SAMPLE = 500
 
 
 @dataclass(frozen=True)
@@ -111,24 +105,6 @@ def corner_noise(images: ImageStore, radius: float, members: np.ndarray) -> Nois
     return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
 
 
-def scaled_to_signal(
-    run: Run, members: np.ndarray, noise: Noise, volume: Tensor, symmetry: str, rng: np.random.Generator
-) -> Tensor:
-    """A volume (L, L, L) whose projections have the power of some images' signal, at the start's radius."""
-    likelihood = run.likelihood(run.program.start_radius, symmetry)
-    some = members[:_SIGNAL_SAMPLE]
-    n = len(some)
-    loaded = load(run.images, some, likelihood.disc, np.zeros((n, 2)), np.full(n, np.inf))
-    rotations = torch.as_tensor(random_rotations(n, rng)).to(volume)
-    points = slice_points(likelihood.disc, volume.device)
-    slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
-    variance = noise.on_disc(likelihood.disc, loaded.group)
-    signal = float((loaded.images.abs().square() / variance - 1.0).mean())
-    model = float(((loaded.ctf * slices).abs().square() / variance).mean())
-    # Images without excess power at low resolution still get a start of some size.
-    return volume * math.sqrt(max(signal, 1e-3) / model)
-
-
 def brought_in(given: Map, images: ImageStore, mask: Tensor) -> Tensor:
     """A given map at the working sampling (W, W, W), inside the mask."""
     size, extent = images.size, images.extent
@@ -139,7 +115,10 @@ def brought_in(given: Map, images: ImageStore, mask: Tensor) -> Tensor:
             "give a map in the particles' box",
         )
     resampled = resample_map(given.values, given.pixel_size, size, extent / size)
-    return torch.as_tensor(resampled).to(mask) * mask
+    masked = torch.as_tensor(resampled).to(mask) * mask
+    if not masked.any():
+        raise CryogradError("the map is empty inside the mask", given.source, "give a map with density")
+    return masked
 
 
 def taken_out(state: State, particles: Particles, symmetry: str, volume: Tensor) -> Map:

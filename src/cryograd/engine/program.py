@@ -17,6 +17,9 @@ HOTTEST = 20.0
 LARGEST_POSE_BATCH = 400
 # Iterations that are spent at the final radius, at least and at most, where these take every image once.
 SETTLE = (14, 50)
+# Iterations of the march and at the final radius of a map that a refinement goes on with: it cuts the map to
+# less than this radius, and makes it anew with all images.
+BRIEF = (16, 4)
 # Shells beyond the last one that is resolved are open too, for so many Fourier pixels and up to so many times
 # its radius: what they hold is shrunk to what it is worth.
 MARGIN, GROWTH = 10.0, 1.3
@@ -158,7 +161,12 @@ class March:
 
     @staticmethod
     def of(
-        needs: Needs, images: int, minibatch: int, radii: tuple[float, float, float], iterations: int | None
+        needs: Needs,
+        images: int,
+        minibatch: int,
+        radii: tuple[float, float, float],
+        iterations: int | None,
+        brief: bool = False,
     ) -> "March":
         """The lengths that a solver needs.
 
@@ -174,9 +182,13 @@ class March:
             `start_radius`, `select_radius` and `final_radius`.
         iterations
             All that change maps; None for the solver's own number.
+        brief
+            Whether the map is the start of a refinement, and need not settle.
         """
         select, march, settle = needs.stages
-        if settle is None:
+        if settle is None and brief:
+            march, settle = BRIEF
+        elif settle is None:
             settle = min(max(math.ceil(images / minibatch), SETTLE[0]), SETTLE[1])
         if iterations is not None:
             select, march, settle = _divided(iterations, (select, march, settle))

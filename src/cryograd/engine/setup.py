@@ -74,6 +74,7 @@ def joint_run(
     known: Known | None = None,
     last_pass: bool = True,
     divided: bool = False,
+    brief: bool = False,
 ) -> Run:
     """A run in which all images make one map, or a map for each class.
 
@@ -91,12 +92,14 @@ def joint_run(
         Whether all particles get poses at the end.
     divided
         As `Run` has it.
+    brief
+        As `March.of` has it.
     """
     n, solver, frame = len(images.particles), solvers.resolved(config.solver), Frame.of(images, config)
     order = generator(config.seed, Stream.HELD_OUT).permutation(n)
     held_out, train = (np.sort(part) for part in np.split(order, [_held_out(config, solver, n)]))
     minibatch = _minibatch(config, solver, len(train), finest)
-    plan = _march(images, config, solver, finest, minibatch)
+    plan = _march(images, config, solver, finest, minibatch, brief)
     symmetries = symmetries_of(config)
     sampler = None
     if config.proposal == "importance":
@@ -182,13 +185,13 @@ def with_prior(run: Run, config: Abinitio | HalfSetRun, state: State) -> Run:
     return replace(run, prior=priors.resolved(config.prior, state.scale, config.prior_weight))
 
 
-def most_draws(config: Abinitio, n: int, finest: float) -> int:
+def most_draws(config: Abinitio, n: int, finest: float, brief: bool) -> int:
     """Particles of a set of n that a run from a random start looks at, without a last pass."""
     solver = solvers.resolved(config.solver)
     if solver.needs.takes == "all":
         return n
     minibatch = _minibatch(config, solver, n, finest)
-    march = March.of(solver.needs, n, minibatch, (1.0, 1.0, 1.0), config.iterations)
+    march = March.of(solver.needs, n, minibatch, (1.0, 1.0, 1.0), config.iterations, brief)
     return min(n, march.draws)
 
 
@@ -225,11 +228,13 @@ def _minibatch(config: Abinitio, solver: Solver, n: int, radius: float) -> int:
     return min(max(config.minibatch, math.ceil(n / most)), n)
 
 
-def _march(images: ImageStore, config: Abinitio, solver: Solver, finest: float, minibatch: int) -> March:
+def _march(
+    images: ImageStore, config: Abinitio, solver: Solver, finest: float, minibatch: int, brief: bool
+) -> March:
     """How long each stage is."""
     start = images.extent / start_resolution(images.extent, config)
     radii = (start, min(max(SELECT_RADIUS, start), finest), finest)
-    march = March.of(solver.needs, len(images.particles), minibatch, radii, config.iterations)
+    march = March.of(solver.needs, len(images.particles), minibatch, radii, config.iterations, brief)
     several = config.classes > 1
     return replace(
         march, tracks=config.classes if several else config.starts or STARTS, classes=config.classes

@@ -1,6 +1,8 @@
 """How runs start: from random volumes, from a map that is to be divided into classes, or in two half-sets."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,17 +11,60 @@ from torch import Tensor
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun
 from cryograd.draws import Stream, generator
 from cryograd.engine.curves import EDGE, first_curves
-from cryograd.engine.frame import Frame, corner_noise, scaled_to_signal
+from cryograd.engine.frame import Frame, corner_noise
 from cryograd.engine.run import Run
 from cryograd.engine.setup import STARTS, PoseSource
 from cryograd.engine.state import Side, State, Track
 from cryograd.engine.table import PosteriorTable
 from cryograd.errors import CryogradError
-from cryograd.fourier import lowpass_volume
+from cryograd.fourier import HalfDisc, lowpass_volume
+from cryograd.images.store import Loaded, load
 from cryograd.model.noise import Noise
+from cryograd.model.projection import slice_points
 from cryograd.pose.memory import Memory
+from cryograd.rotations import random_rotations
 from cryograd.simulation.blobs import random_blobs
 from cryograd.steps.protocol import SolverState
+
+# Images whose signal a start is scaled to.
+_SIGNAL_SAMPLE = 500
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Some images of a side at the start's radius, which say how strong its maps are.
+
+    Parameters
+    ----------
+    run
+        The run.
+    loaded
+        The images.
+    variance
+        Of their noise, shape (n, K).
+    """
+
+    run: Run
+    loaded: Loaded
+    variance: Tensor
+
+    @staticmethod
+    def of(run: Run, number: int, noise: Noise) -> "Signal":
+        """Of a side's first images."""
+        disc, some = HalfDisc(run.program.start_radius), run.sides[number].train[:_SIGNAL_SAMPLE]
+        loaded = load(run.images, some, disc, np.zeros((len(some), 2)), np.full(len(some), np.inf))
+        return Signal(run, loaded, noise.on_disc(disc, loaded.group))
+
+    def scaled(self, volume: Tensor, symmetry: str, rng: np.random.Generator) -> Tensor:
+        """A volume (L, L, L) whose projections have the power of the images' signal."""
+        likelihood = self.run.likelihood(self.run.program.start_radius, symmetry)
+        rotations = torch.as_tensor(random_rotations(len(self.variance), rng)).to(volume)
+        points = slice_points(likelihood.disc, volume.device)
+        slices = likelihood.projector.sample(likelihood.transform(volume), rotations, points)
+        signal = float((self.loaded.images.abs().square() / self.variance - 1.0).mean())
+        model = float(((self.loaded.ctf * slices).abs().square() / self.variance).mean())
+        # Images without excess power at low resolution still get a start of some size.
+        return volume * math.sqrt(max(signal, 1e-3) / model)
 
 
 def random_state(run: Run, config: Abinitio) -> State:
@@ -27,7 +72,8 @@ def random_state(run: Run, config: Abinitio) -> State:
     count = run.classes if run.classes > 1 else config.starts or STARTS
     frame, members = Frame.of(run.images, config), run.sides[0]
     noise = corner_noise(run.images, frame.radius, members.every)
-    tracks = [_random_track(run, frame, noise, number) for number in range(count)]
+    signal = Signal.of(run, 0, noise)
+    tracks = [_random_track(run, frame, signal, number) for number in range(count)]
     return _first_state(run, [Side(tuple(tracks), noise)], _nothing(run))
 
 
@@ -58,27 +104,25 @@ def _given_side(run: Run, config: ParticleRun, number: int, maps: Sequence[Tenso
     """A side that starts from given maps, each cut, symmetrised and scaled to the side's own images."""
     frame, members, radius = Frame.of(run.images, config), run.sides[number], run.program.start_radius
     noise = corner_noise(run.images, frame.radius, members.train)
-    tracks = []
+    signal, tracks = Signal.of(run, number, noise), []
     for symmetry, density in zip(run.symmetries, maps, strict=True):
         cut = lowpass_volume(density, radius - 0.5 * EDGE, EDGE)
         if not cut.any():
-            raise CryogradError(
-                "the map is empty inside the mask", config.particles, "give a map with density"
-            )
+            what = f"the map is empty inside the mask at {run.images.extent / radius:.3g} Å"
+            raise CryogradError(what, "start of the refinement", "give a map with density")
         # Products with the Hessian take volumes of the point group.
         symmetric = run.likelihood(radius, symmetry).symmetrizer.forward(cut)
-        rng = generator(run.seed, Stream.SCALE)
-        volume = scaled_to_signal(run, members.train, noise, symmetric, symmetry, rng)
+        volume = signal.scaled(symmetric, symmetry, generator(run.seed, Stream.SCALE))
         spare = _difference(run, volume)
         tracks.append(Track(symmetry, volume, run.solver.init(volume), *spare, share=1.0 / run.classes))
     return Side(tuple(tracks), noise)
 
 
-def _random_track(run: Run, frame: Frame, noise: Noise, number: int) -> Track:
+def _random_track(run: Run, frame: Frame, signal: Signal, number: int) -> Track:
     """A random volume scaled so that its projections have half the amplitude of the images' signal."""
     rng, symmetry = generator(run.seed, Stream.START, number), run.symmetries[number % run.classes]
     volume = torch.as_tensor(random_blobs(run.images.size, frame.radius, rng)).to(run.mask) * run.mask
-    volume = 0.5 * scaled_to_signal(run, run.sides[0].train, noise, volume, symmetry, rng)
+    volume = 0.5 * signal.scaled(volume, symmetry, rng)
     spare = _difference(run, volume)
     return Track(symmetry, volume, run.solver.init(volume), *spare, share=1.0 / run.classes)
 

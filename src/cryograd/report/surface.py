@@ -21,10 +21,11 @@ COLOUR = (0.36, 0.53, 0.64)
 _LIGHT = np.array([-0.45, 0.55, 0.75]) / np.linalg.norm([-0.45, 0.55, 0.75])
 # Normal that reflects the light to the viewer.
 _MIRROR = (_LIGHT + np.eye(3)[2]) / np.linalg.norm(_LIGHT + np.eye(3)[2])
-_STEP = 0.5
+# Voxels of the finer grid, which are at most half of the map's own.
+_STEP = 1.0
 _COARSE = 48
 _LARGEST_GRID = 256
-_BISECTIONS = 6
+_BISECTIONS = 7
 
 # Rotation matrices. Their rows are the picture's right, up, and the direction to the viewer.
 VIEWS = {

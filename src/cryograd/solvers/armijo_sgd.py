@@ -47,6 +47,7 @@ class ArmijoSGD(Stepper):
 
     def step(self, state: ArmijoSGDState, volume: Volume, local: Local) -> Move:
         """Take one step."""
+        local = local.penalised(volume)
         moved, search, step = self.search.descend(
             state.search, volume, self.diagonal.to(volume.device), local
         )

@@ -87,6 +87,7 @@ class Hutchinson(Stepper):
 
     def step(self, state: HutchinsonState, volume: Volume, local: Local) -> Move:
         """Probe the diagonal, and take one step."""
+        local = local.penalised(volume)
         signs = random_signs(volume, local.spectrum, self.seed, local.iteration)
         product = local.normal(local.weights, local.spectrum.volume(torch.complex(signs, 0.0 * signs)))
         probe = signs * local.spectrum.of(product).real

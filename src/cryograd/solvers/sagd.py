@@ -82,6 +82,7 @@ class SAGD(Stepper):
 
     def step(self, state: SAGDState, volume: Volume, local: Local) -> Move:
         """Take one step; the minibatch's gradient takes the place of its last one."""
+        local = local.penalised(volume)
         number, minibatches = local.minibatch
         gradients = list(state.gradients) + [state.total[:0]] * (minibatches - len(state.gradients))
         order = _inside(volume.shape[-1], local.radius, volume.device)

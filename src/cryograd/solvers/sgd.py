@@ -51,6 +51,7 @@ class SGD(Stepper):
 
     def step(self, state: SGDState, volume: Volume, local: Local) -> Move:
         """Take one step."""
+        local = local.penalised(volume)
         lipschitz = self.search(state.lipschitz, volume, local)
         momentum = self.momentum * state.momentum + (1.0 - self.momentum) * local.gradient
         weight = self.momentum * state.weight + (1.0 - self.momentum)

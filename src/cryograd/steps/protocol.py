@@ -1,7 +1,7 @@
 """What a solver is given and what it returns: a new solver is two methods on these."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -135,6 +135,31 @@ class Local:
     def prior(self, precision: PerCoefficient, volume: Volume) -> Volume:
         """Gradient of the prior on the spectrum, ``precision`` being in the unit of row sums."""
         return self.spectrum.scaled(volume, DIAGONAL_SHARE * precision)
+
+    def penalised(self, volume: Volume) -> "Local":
+        """The objective with the prior on the spectrum in it, for solvers that do not look at precisions.
+
+        Parameters
+        ----------
+        volume
+            V.
+        """
+        precision = self.precision(self.curvature)
+        if not precision.any():
+            return self
+
+        def penalty(where: Volume) -> float:
+            return 0.5 * dot(where, self.prior(precision, where))
+
+        return replace(
+            self,
+            loss=self.loss + penalty(volume),
+            gradient=self.gradient + self.prior(precision, volume),
+            curvature=self.curvature + precision,
+            precision=torch.zeros_like,
+            value=lambda where: self.value(where) + penalty(where),
+            normal=lambda weights, v: self.normal(weights, v) + self.prior(precision, v),
+        )
 
 
 @dataclass(frozen=True)
