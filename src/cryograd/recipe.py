@@ -7,8 +7,10 @@ which is the same loop, `engine.loop.iterate`, over a program of steps:
   there;
 - `refine` has one: from a map to two half maps, for each class, that share nothing but the numbers of a
   curve;
-- `reconstruct` has the first, as far as it needs to go, and then the second. Images are read once, and maps
-  stay in memory.
+- `reconstruct` has the first for one map, as far as it needs to go, and then the second. Images are read
+  once, and maps stay in memory.
+
+One map that several classes start from is divided in a part before the half-sets.
 
 What the last moment says of particles and half maps is looked at in `results`.
 """
@@ -35,13 +37,14 @@ from cryograd.engine.half_sets import half_sets, last_radius
 from cryograd.engine.known_poses import no_poses, poses_of_file
 from cryograd.engine.parts import Behind, Moment, Part, performed
 from cryograd.engine.refusals import refuse_mixtures
-from cryograd.engine.run import Run
+from cryograd.engine.run import Run, group_of
 from cryograd.engine.setup import halves_run, joint_run, most_draws, symmetries_of
 from cryograd.engine.start import divided_state, halves_state, random_state
 from cryograd.engine.state import State
 from cryograd.fourier import quick_size, resize_transform
 from cryograd.images.held import HeldImages, read_images
 from cryograd.maps import Map
+from cryograd.pose.known import Known
 
 # The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets, which begin
 # well below, where it is sound.
@@ -81,7 +84,7 @@ def abinitio(
         An image, the mask or an option does not fit.
     """
     refuse_mixtures(config)
-    finest = _start_radius(particles, config, FINEST_RADIUS)
+    finest = _start_radius(particles, config)
     images = _read(particles, config, finest, reading)
     start = Part(
         config=config,
@@ -138,10 +141,7 @@ def refine(
     frame = Frame.of(images, config)
     poses = poses_of_file(particles, config, frame.max_shift)
     divides = config.classes > len(starts)
-    radius = _first_radius(particles, config)
-    if divides and config.start_resolution is None:
-        # Classes that were divided at some resolution would be alike again at a coarser one.
-        radius = min(max(radius, START_RADIUS), final)
+    radius = _first_radius(particles, config, divides)
 
     def given() -> list[Tensor]:
         return [brought_in(start, images, frame.mask) for start in starts]
@@ -151,25 +151,13 @@ def refine(
         second = maps if second_start is None else [brought_in(second_start, images, frame.mask)]
         return halves_state(run, config, [maps, second], poses)
 
-    def left(state: State, behind: Behind) -> Behind:
-        behind = leave_maps(state, behind)
-        refuse_empty(behind, particles)
-        return behind
-
-    symmetries, finest = symmetries_of(config), min(SYMMETRY_RADIUS, final)
-    coarse = _of_start(particles, config, finest, config.seed)
-    division = Part(
-        config=coarse,
-        run=lambda behind: joint_run(images, coarse, finest, poses.known, last_pass=False, divided=True),
-        first=lambda run, behind: divided_state(run, coarse, given()[0]),
-        leave=left,
-    )
     halves = Part(
         config=config,
-        run=lambda behind: halves_run(images, config, symmetries, members, (radius, final), poses),
+        run=lambda behind: halves_run(images, config, symmetries_of(config), members, (radius, final), poses),
         first=first,
         leave=leave_maps,
     )
+    division = _division(images, config, lambda behind: given()[0], poses.known)
     yield from performed([division, halves] if divides else [halves], images, resume, replayed)
 
 
@@ -198,19 +186,16 @@ def reconstruct(
     """
     refuse_mixtures(config)
     members, final = half_sets(particles, config.seed), last_radius(particles, config)
-    auto = config.symmetry == "auto"
-    finest = min(SYMMETRY_RADIUS if auto else START_RADIUS, final)
-    options = _of_start(particles, config, finest, config.seed)
-    finest = _start_radius(particles, options, finest)
-    # Symmetry is looked for in a map that has settled, and classes are divided only then.
-    brief = config.classes == 1 and not auto
+    auto, divides = config.symmetry == "auto", config.classes > 1
+    options = _of_start(particles, config, SYMMETRY_RADIUS if auto else START_RADIUS)
+    finest = _start_radius(particles, options)
     images = _read(particles, config, final, reading)
-    poses, radius = no_poses(particles, config), _first_radius(particles, config)
+    poses, radius = no_poses(particles, config), _first_radius(particles, config, divides)
 
     def start(mine: np.ndarray, seed: int, leave: Callable[[State, Behind], Behind]) -> Part:
+        own, brief = options.model_copy(update={"seed": seed}), not auto
         mixed = generator(seed, Stream.START_IMAGES).permutation(mine)
-        drawn = np.sort(mixed[: most_draws(options, len(mine), finest, brief)])
-        own = options.model_copy(update={"seed": seed})
+        drawn = np.sort(mixed[: most_draws(own, len(mine), finest, brief)])
 
         def run(behind: Behind) -> Run:
             small = images.cropped(drawn, quick_size(finest, images.size))
@@ -229,7 +214,7 @@ def reconstruct(
 
     def first(run: Run, behind: Behind) -> State:
         maps = [_in_box(volumes, images.size) for volumes in behind.maps]
-        return halves_state(run, config, [maps[0], maps[-1]], poses)
+        return halves_state(run, config, [maps[-1] if divides else maps[0], maps[-1]], poses)
 
     if config.independent_halves:
         starts = [
@@ -238,8 +223,37 @@ def reconstruct(
         ]
     else:
         starts = [start(np.arange(len(particles)), config.seed, framed)]
+    if divides:
+        starts.append(_division(images, config, lambda behind: behind.maps[-1][0], None))
     refinement = Part(config=config, run=halves, first=first, leave=leave_maps)
     yield from performed([*starts, refinement], images, resume)
+
+
+def _division(
+    images: HeldImages, config: HalfSetRun, volume: Callable[[Behind], Tensor], known: Known | None
+) -> Part:
+    """The part in which all images together, at low resolution, divide one map into classes.
+
+    Half-sets have to agree on which class is which. Random starts of each class would be less: one that ends
+    in a wrong map leaves its images to the others.
+    """
+    particles = images.particles
+    options = _of_start(particles, config, SYMMETRY_RADIUS, config.classes)
+    finest = _start_radius(particles, options)
+
+    def run(behind: Behind) -> Run:
+        small = images.cropped(np.arange(len(particles)), quick_size(finest, images.size))
+        return joint_run(small, options, finest, known, last_pass=False, divided=True)
+
+    def first(run: Run, behind: Behind) -> State:
+        return divided_state(run, options, resize_transform(volume(behind), run.images.size))
+
+    def leave(state: State, behind: Behind) -> Behind:
+        behind = leave_maps(state, behind)
+        refuse_empty(behind, particles)
+        return behind
+
+    return Part(config=options, run=run, first=first, leave=leave)
 
 
 def _read(particles: Particles, config: ParticleRun, finest: float, reading: Reading | None) -> HeldImages:
@@ -249,37 +263,49 @@ def _read(particles: Particles, config: ParticleRun, finest: float, reading: Rea
     return read_images(particles, size, particles.extent, diameter, chosen_device(config.device), reading)
 
 
-def _first_radius(particles: Particles, config: ParticleRun) -> float:
-    """Fourier pixels at which maps start."""
-    return particles.extent / start_resolution(particles.extent, config)
+def _first_radius(particles: Particles, config: HalfSetRun, divided: bool) -> float:
+    """Fourier pixels at which maps of half-sets start."""
+    radius = particles.extent / start_resolution(particles.extent, config)
+    if divided and config.start_resolution is None:
+        # Classes that were divided at some resolution would be alike again at a coarser one.
+        return min(max(radius, START_RADIUS), last_radius(particles, config))
+    return radius
 
 
-def _start_radius(particles: Particles, config: ParticleRun, finest: float) -> float:
+def _start_radius(particles: Particles, config: Abinitio) -> float:
     """The last radius of a run from a random start: Nyquist's is too fine for one."""
     nyquist = particles.extent / particles.nyquist
     # The box holds one Fourier pixel more, which of a small one is more than a tenth.
-    return final_radius(particles, config, finest, min(0.9 * nyquist, nyquist - 1.0))
+    return final_radius(particles, config, FINEST_RADIUS, min(0.9 * nyquist, nyquist - 1.0))
 
 
-def _of_start(particles: Particles, config: HalfSetRun, finest: float, seed: int) -> Abinitio:
-    """What the start of a refinement is asked to do: what all runs share, to a coarse resolution."""
+def _of_start(particles: Particles, config: HalfSetRun, finest: float, classes: int = 1) -> Abinitio:
+    """What a part before the half-sets is asked to do: what all runs share, to a coarse resolution."""
+    finest = min(finest, last_radius(particles, config))
     angstrom = max(particles.extent / finest, particles.nyquist)
     # The halves may begin where this ends, or beyond.
     coarser = config.start_resolution is not None and config.start_resolution > angstrom
     own = config if isinstance(config, Reconstruct) else None
     prior = own.start_prior if own else None
     changed = {
-        "seed": seed,
         "max_resolution": angstrom,
         "start_resolution": config.start_resolution if coarser else None,
-        "symmetry": "C1" if config.symmetry == "auto" else config.symmetry,
+        "classes": classes,
+        "symmetry": config.symmetry if classes > 1 else _symmetry_of_start(config),
         # At low resolution a search finds poses as well as drawing them does.
         "proposal": "search",
         "prior": prior or ("none" if config.prior == "none" else "exponential"),
         "solver": own.start_solver if own else "preconditioned",
-        "starts": own.starts if own else None,
+        "starts": own.starts if own and classes == 1 else None,
     }
     return Abinitio(**({name: getattr(config, name) for name in ParticleRun.model_fields} | changed))
+
+
+def _symmetry_of_start(config: HalfSetRun) -> str:
+    """The point group of a start: of several, the largest, whose axes the other classes have to share."""
+    if config.symmetry == "auto":
+        return "C1"
+    return max(symmetries_of(config), key=lambda name: len(group_of(name)))
 
 
 def _in_box(volumes: Sequence[Tensor], size: int) -> list[Tensor]:

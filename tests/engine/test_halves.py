@@ -207,7 +207,7 @@ def test_a_map_that_cannot_be_read_is_refused_before_the_images_are(
 ) -> None:
     heard = []
     missing = configuration(folder, volume=(folder / "nothing.mrc",))
-    with pytest.raises(CryogradError, match="nothing.mrc"):
+    with pytest.raises(CryogradError, match=r"nothing\.mrc"):
         next(refine(particles, missing, reading=lambda *numbers: heard.append(numbers)))
     assert not heard
 

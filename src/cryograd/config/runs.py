@@ -216,9 +216,7 @@ class Reconstruct(HalfSetRun):
         "C1",
         f"{_SYMMETRY_HELP}; 'auto' for the one found in the start, which is then reconstructed without any.",
     )
-    starts: PositiveInt | None = option(
-        None, "Random starts, of which the best is kept. [default: 4; classes have one each]"
-    )
+    starts: PositiveInt | None = option(None, "Random starts, of which the best is kept. [default: 4]")
     start_solver: SolverChoice = option("preconditioned", "As --solver, for the map from a random start.")
     start_prior: PriorChoice | None = option(
         None, "As --prior, for the map from a random start. [default: none with --prior none, or exponential]"

@@ -52,7 +52,7 @@ def _mixtures(config: Abinitio | HalfSetRun, hard: bool, maps: int) -> Iterator[
 def _with_classes(config: ParticleRun, hard: bool) -> Iterator[tuple[str, bool, str, str]]:
     """What needs a single map: the option, whether it is given, why, and the remedy."""
     drawn = config.proposal == "importance"
-    starts = isinstance(config, Abinitio | Reconstruct) and config.starts is not None
+    starts = isinstance(config, Abinitio) and config.starts is not None
     own = isinstance(config, Reconstruct) and config.independent_halves
     seeded = isinstance(config, Refine) and config.seeded
     second = isinstance(config, Refine) and config.second_volume is not None
