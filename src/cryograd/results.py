@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cryograd.config import HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.particles import Particles
 from cryograd.data.star import particle_table
+from cryograd.engine.convergence import improving
 from cryograd.engine.curves import noise_of_mean
 from cryograd.engine.frame import mask_of, taken_out
 from cryograd.engine.setup import SCALE_WIDTH
@@ -332,7 +333,11 @@ def _metrics(
         found["classes"] = [
             {"symmetry": single.symmetry, "share": single.share} | _of_halves(single) for single in classes
         ]
+    minibatches = len(moment.run.sides[0].partition)
+    refining = [row for row in state.history if row["stage"] == "refine"]
     return found | {
+        "passes": len(refining) / minibatches,
+        "still_improving": list(improving(state.history, minibatches)),
         "n_junk": int(np.sum(columns["cryogradJunkProbability"] > 0.5)),
         "shared": _shared(config, moment),
     }

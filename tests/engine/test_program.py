@@ -74,7 +74,7 @@ def test_the_step_falls_only_while_the_map_settles(march: March) -> None:
 
 
 def test_steps_that_do_the_same_are_counted(march: March) -> None:
-    for program in (march.program(1000), apart(2.0, 4, 3, RADII, ctf=True)):
+    for program in (march.program(1000), apart((2.0, 2.0), 4, 3, RADII, ctf=True)):
         for kind in ({"starts", "march", "settle", "refine"}, {"ctf"}, {"poses"}):
             numbers = [step.number for step in program.steps if step.stage in kind]
             assert numbers == list(range(len(numbers)))
@@ -114,17 +114,17 @@ def test_a_march_draws_what_its_steps_draw(march: March) -> None:
 
 @pytest.mark.parametrize(("passes", "first"), [(0.5, 2), (1.0, 4), (1.5, 4), (2.0, 4), (3.0, 8)])
 def test_a_whole_pass_is_made_with_the_ctfs_that_were_found(passes: float, first: int) -> None:
-    program = apart(passes, 4, 3, RADII, ctf=True)
+    program = apart((passes, passes), 4, 3, RADII, ctf=True)
     names = ["refine", "ctf", "refine", "ctf", "poses"]
     lengths = [first, 3, 4, 3, 3]
     assert [step.stage for step in program.steps] == np.repeat(names, lengths).tolist()
-    plain = apart(passes, 4, 3, RADII)
+    plain = apart((passes, passes), 4, 3, RADII)
     assert [step.stage for step in plain.steps] == ["refine"] * round(4 * passes) + ["poses"] * 3
 
 
 def test_a_step_falls_in_the_last_pass_alone() -> None:
     def rates(passes: float, minibatches: int, **options: bool) -> list[float]:
-        steps = apart(passes, minibatches, 3, RADII, **options).steps
+        steps = apart((passes, passes), minibatches, 3, RADII, **options).steps
         return [step.rate for step in steps if step.stage == "refine"]
 
     falling = rates(2.0, 5, falling=True)
@@ -136,8 +136,24 @@ def test_a_step_falls_in_the_last_pass_alone() -> None:
     assert rates(2.0, 5)[9] == 1.0
 
 
+@pytest.mark.parametrize(("ctf", "falling", "tail"), [(False, False, 0), (True, False, 4), (False, True, 4)])
+def test_what_follows_convergence_is_never_passed_over(ctf: bool, falling: bool, tail: int) -> None:
+    """The first two passes, the pass after CTFs were found or in which steps fall, and the last poses."""
+    program = apart((2.0, 20.0), 4, 3, RADII, ctf=ctf, falling=falling)
+    moves = [step for step in program.steps if step.stage == "refine"]
+    assert [step.number for step in moves] == list(range(80))
+    assert sum(step.spare for step in moves) == 80 - (4 if tail else 8) - tail
+    assert not any(step.spare for step in moves[80 - tail :])
+    first = next(place for place, step in enumerate(program.steps) if step.spare)
+    assert first == (4 if tail else 8)
+    there = program.after_spare(first)
+    assert program.steps[there].stage == ("ctf" if ctf else "refine" if falling else "poses")
+    assert program.after_spare(there) == there
+    assert program.ahead(0) == len(program) - sum(step.spare for step in moves)
+
+
 def test_half_sets_open_by_a_margin_or_a_factor_and_do_not_close_again() -> None:
-    program = apart(1.0, 4, 2, (4.0, 60.0))
+    program = apart((1.0, 1.0), 4, 2, (4.0, 60.0))
     assert program.step(0, reached=4.0, radius=4.0).radius == pytest.approx(14.0)
     assert program.step(1, reached=20.0, radius=14.0).radius == pytest.approx(30.0)
     assert program.step(2, reached=40.0, radius=30.0).radius == pytest.approx(52.0)

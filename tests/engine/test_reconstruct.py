@@ -48,14 +48,14 @@ def test_a_run_resumes_from_its_start_and_from_its_half_sets(particles: Particle
     some, saved = particles.select(np.arange(60)), {}
     options = config(some, minibatch=15, passes=1.0, max_resolution=25.0)
     stages = []
-    for whole in saving(reconstruct(some, options), saved, 55, *range(65, 80)):
+    for whole in saving(reconstruct(some, options), saved, 30, *range(40, 60)):
         stages = [row["stage"] for row in whole.history]
         assert whole.parts == 2
     changes = [stage for k, stage in enumerate(stages) if stages[k - 1 : k] != [stage]]
     assert changes == ["starts", "march", "settle", "refine", "poses"]
     first = stages.index("refine")
     # In the start, at its end, in the half-sets, and at the end of all.
-    for number, part in ((55, 0), (first, 0), (first + 1, 1), (len(stages), 1)):
+    for number, part in ((30, 0), (first, 0), (first + 1, 1), (len(stages), 1)):
         assert saved[number]["part"] == part
         rest = list(reconstruct(some, options, resume=saved[number]))
         assert len(rest) == max(1, len(stages) - number)
@@ -87,9 +87,9 @@ def test_a_molecule_is_found_in_half_sets(particles: Particles) -> None:
 @pytest.mark.slow
 def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
     particles = two_molecules(tmp_path)
-    options = config(particles, classes=2, starts=None, minibatch=100)
+    options = config(particles, classes=2, minibatch=100)
     saved = {}
-    moment = last(saving(reconstruct(particles, options), saved, 40, 75))
+    moment = last(saving(reconstruct(particles, options), saved, 40, 75, 116))
     state, classes = moment.state, moment.state.table.classes
     assert [len(side.tracks) for side in state.sides] == [2, 2]
     assert all(track.unfiltered is not None for side in state.sides for track in side.tracks)
@@ -119,7 +119,7 @@ def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
 )
 def test_runs_that_bring_their_starts_together_resume(particles: Particles, options: dict[str, Any]) -> None:
     settings, saved = config(particles, minibatch=60, passes=1.0, **options), {}
-    stops = (20, 90, 141, 150) if "independent_halves" in options else (20, 72)
+    stops = (20, 60, 89, 95) if "independent_halves" in options else (20, 72)
     whole = last(saving(reconstruct(particles, settings), saved, *stops))
     assert whole.parts == len(whole.behind.maps) + 1 == (3 if "independent_halves" in options else 2)
     assert {one["part"] for one in saved.values()} == set(range(whole.parts))
@@ -177,9 +177,8 @@ def test_a_start_looks_at_no_more_images_than_it_draws(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 2}, "--starts does not go with classes"),
-        ({"classes": 2, "starts": None, "independent_halves": True}, "--independent-halves does not go with"),
-        ({"classes": 2, "starts": None, "symmetry": "auto"}, "--symmetry auto does not go with classes"),
+        ({"classes": 2, "independent_halves": True}, "--independent-halves does not go with"),
+        ({"classes": 2, "symmetry": "auto"}, "--symmetry auto does not go with classes"),
         ({"symmetry": "auto", "mask": Path("mask.mrc")}, "--mask does not go with --symmetry auto"),
         (
             {"solver": "projection-matching", "proposal": "importance"},

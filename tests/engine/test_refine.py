@@ -90,14 +90,14 @@ def test_a_half_does_not_see_the_images_of_the_other(
     before = refined(particles, config).state
     shared = [row["correlation"] for row in before.history]
     after = last(refine(other, config, replayed=shared)).state
-    assert torch.equal(before.sides[0].best.volume, after.sides[0].best.volume)
+    assert torch.equal(before.sides[0].best.unfiltered, after.sides[0].best.unfiltered)
     first = before.table.half == 1
     assert np.array_equal(before.table.rotations[first], after.table.rotations[first])
     assert np.array_equal(before.table.log_evidence[first], after.table.log_evidence[first])
-    assert not torch.allclose(before.sides[1].best.volume, after.sides[1].best.volume, rtol=0.1)
+    assert not torch.allclose(before.sides[1].best.unfiltered, after.sides[1].best.unfiltered, rtol=0.1)
     # The noise changes what the half maps share.
     alone = refined(other, config).state
-    assert not torch.equal(before.sides[0].best.volume, alone.sides[0].best.volume)
+    assert not torch.equal(before.sides[0].best.unfiltered, alone.sides[0].best.unfiltered)
 
 
 def unfiltered_maps(moment: Moment, particles: Particles) -> list[np.ndarray]:
@@ -320,8 +320,10 @@ def test_the_box_grows_with_the_radius_and_changes_little(
             for state, track in zip((a, b), tracks, strict=True)
         )
         well = slice(1, int(0.8 * a.radius))
-        assert fsc(density, expected)[1][well].min() > 0.95
-        assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.02)
+        # What is kept of each shell in the end depends on the curve of few images.
+        correlation, near = (0.95, 0.02) if a.stage == "refine" else (0.9, 0.1)
+        assert fsc(density, expected)[1][well].min() > correlation
+        assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=near)
 
 
 def seen(particles: Particles, config: Refine) -> Iterator[State]:

@@ -26,6 +26,7 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
     seconds = f"{metrics['wall_seconds']:.0f} s on {metrics['device']}"
     if halves:
         yield f"{_angstrom(metrics)} by the half maps (FSC 0.143), {seconds}"
+        yield _ending(metrics)
         yield f"maps       {output}/volume.mrc, volume_sharpened.mrc"
         yield f"half maps  {output}/half1.mrc, half2.mrc; error of their mean  {output}/standard_error.mrc"
     else:
@@ -41,6 +42,14 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
     yield f"report     {output}/report.html"
     for finding in metrics["findings"]:
         yield f"! {finding}"
+
+
+def _ending(metrics: dict[str, Any]) -> str:
+    """Whether the maps have converged."""
+    passes = f"{metrics['passes']:.3g} passes over the images"
+    if metrics["still_improving"]:
+        return f"after {passes} still improving: {', '.join(metrics['still_improving'])}"
+    return f"converged after {passes}"
 
 
 def _angstrom(metrics: dict[str, Any]) -> str:

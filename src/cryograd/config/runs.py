@@ -144,7 +144,9 @@ class HalfSetRun(ParticleRun):
         "Take 'none' for images of a map with negative density, such as simulated ones of a processed map. "
         f"One of: {', '.join(PRIORS.names())}.",
     )
-    passes: PositiveFloat = option(2.0, "Times that every image is used to change the map.")
+    passes: PositiveFloat | None = option(
+        None, "Times that every image is used to change the map. [default: until it has converged, 2 to 20]"
+    )
     refine_ctf: bool = option(
         False,
         "Also find each particle's defocus, before the last pass that changes the map and again after it; "

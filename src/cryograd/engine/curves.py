@@ -8,16 +8,23 @@ from torch import Tensor
 
 from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State, Track
-from cryograd.fourier import radius_grid
+from cryograd.fourier import quick_size, radius_grid, resize_volume
 from cryograd.objective.shrinkage import LARGEST_RATIO
 from cryograd.rotations import FloatArray
 from cryograd.validation.gold_standard import gold_standard
+from cryograd.validation.masking import solvent_mask
 from cryograd.validation.standard_error import expected_variance
 
 # Half-map correlation at which a shell counts as resolved.
 RESOLVED = 0.143
-# Standard deviations of the correlation of noise that a resolved shell is above, and the most that is asked.
-SIGNIFICANT, ENOUGH = 2.0, 0.5
+# Shells on either side that a shell is judged together with, and standard deviations of noise's correlation
+# that they are above.
+NEIGHBOURS, SIGNIFICANT = 2, 3.0
+# Part of the solvent mask that a molecule is taken to fill.
+FILLED = 0.25
+# Å at which molecules are looked for, at the finest; what their masks are extended by and how wide the edge
+# is beyond, in units of it.
+FINEST_MASK, EXTEND, SOFT = 15.0, 0.4, 0.8
 # Width in Fourier pixels of the edge at which maps are cut.
 EDGE = 2.0
 # Decimals of the shared correlation.
@@ -34,17 +41,34 @@ def first_curves(size: int, start_radius: float, classes: int) -> FloatArray:
 
 
 def resolved(state: State, number: int) -> int:
-    """The last shell of a class before the first that is not resolved.
-
-    In the mask, shells of a symmetric map have few independent coefficients: noise alone correlates.
-    """
+    """The last shell of a class that is resolved."""
     assert state.curves is not None
-    curve, symmetry = state.curves[number], state.sides[0].tracks[number].symmetry
-    shells = np.arange(1, len(curve))
-    free = float(state.mask.mean()) * 2.0 * np.pi * shells**2 / len(group_of(symmetry))
-    least = np.clip(SIGNIFICANT / np.sqrt(free), RESOLVED, ENOUGH)
-    below = np.flatnonzero(curve[1:] < least)
-    return int(below[0]) if len(below) else len(curve) - 1
+    symmetry = state.sides[0].tracks[number].symmetry
+    return last_resolved(state.curves[number], FILLED * float(state.mask.mean()) / len(group_of(symmetry)))
+
+
+def last_resolved(curve: FloatArray, independent: float) -> int:
+    """The last resolved shell of a curve of half maps; 0 if none is.
+
+    It correlates, and so do the shells around it together, beyond what noise does. Shells before it need not:
+    a hollow or symmetric molecule has some with no signal, and so have CTFs. In a mask, shells of a symmetric
+    map have few independent coefficients, and noise alone correlates.
+
+    Parameters
+    ----------
+    curve
+        Correlation by shell from 0.
+    independent
+        Share of a shell's coefficients that are independent: the mask's mean over the order of the group.
+    """
+    # Real numbers: half as many complex ones are independent, and the real part of their products counts.
+    free = independent * 4.0 * np.pi * np.arange(1, len(curve)) ** 2
+    around = np.ones(2 * NEIGHBOURS + 1)
+    count = np.convolve(free, around, "same")
+    together = np.convolve(free * curve[1:], around, "same") / count
+    least = np.maximum(RESOLVED, SIGNIFICANT / np.sqrt(count))
+    found = np.flatnonzero((curve[1:] >= RESOLVED) & (together >= least))
+    return int(found[-1]) + 1 if len(found) else 0
 
 
 def reached(state: State) -> float:
@@ -67,21 +91,37 @@ def noise_to_signal(state: State, number: int) -> Tensor:
 
 def correlated(state: State) -> FloatArray:
     """The curves after the half maps have moved, (C, W // 2 + 1)."""
-    first, second = (side.tracks for side in state.sides)
-    return np.array([_correlation(state, pair) for pair in zip(first, second, strict=True)])
+    return np.array([_correlation(state, number, pair) for number, pair in enumerate(state.tracks)])
 
 
-def _correlation(state: State, pair: Sequence[Track]) -> FloatArray:
+def _correlation(state: State, number: int, pair: Sequence[Track]) -> FloatArray:
     """Correlation of two half maps before mask and constraint, by shell of the images, (W // 2 + 1,).
 
-    In the mask, without what it adds; 0 beyond the open radius.
+    In a mask around the molecule, without what it adds; 0 beyond the open radius.
     """
     one, two = (track.shown.cpu().numpy() for track in pair)
-    mask = state.mask.cpu().numpy()
+    mask = _molecule(state, number, pair).cpu().numpy()
     found = gold_standard(one, two, mask, state.extent / len(mask), seed=0)
     known = np.arange(len(found.corrected)) <= state.radius
     within = np.where(known, found.corrected, 0.0).round(DECIMALS)
     return np.pad(within, (0, state.size // 2 + 1 - len(within)))
+
+
+def _molecule(state: State, number: int, pair: Sequence[Track]) -> Tensor:
+    """A soft mask around the molecule in the solvent mask, at the resolution reached so far, (L, L, L).
+
+    Half maps are mostly solvent, whose noise hides how far they agree. The mask is made from both, in the
+    smallest box that shows the molecule.
+    """
+    angstrom = max(FINEST_MASK, state.extent / max(state.start_radius, resolved(state, number)))
+    size = len(state.mask)
+    small = quick_size(state.extent / angstrom, size)
+    mean = 0.5 * (pair[0].shown + pair[1].shown)
+    density, support = (resize_volume(volume, small).cpu() for volume in (mean, state.mask))
+    found = solvent_mask(
+        density, state.extent / small, support, angstrom, EXTEND * angstrom, SOFT * angstrom
+    ).values
+    return resize_volume(torch.from_numpy(found).to(state.mask), size).clamp(0.0, 1.0) * state.mask
 
 
 def noise_of_mean(run: Run, state: State, number: int) -> FloatArray:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from cryograd.engine.convergence import agreement, pass_converged
 from cryograd.engine.ctfs import ctfs_found
 from cryograd.engine.curves import correlated, reached
+from cryograd.engine.finish import finished
 from cryograd.engine.held_out import judged, pass_stalled
 from cryograd.engine.moves import gathered, looked_at, moved
 from cryograd.engine.program import Step
@@ -55,10 +57,13 @@ def iterate(run: Run, state: State, replayed: Sequence[Sequence[float]] | None =
             state.sides[number], row = _action(run, step)(run, state, number, step)
             rows.append(row)
         _advance(run, state, step, replayed[state.iteration] if replayed is not None and run.apart else None)
+        if run.apart and state.place == len(run.program):
+            finished(run, state)
         row = _row(run, state, step, rows) | judged(run, state, step)
         row["seconds"] = {step.stage: time.perf_counter() - began}
         state.history.append(row)
         pass_stalled(run, state)
+        pass_converged(run, state)
         yield state
 
 
@@ -76,7 +81,7 @@ def _advance(run: Run, state: State, step: Step, given: Sequence[float] | None) 
     assert step.radius is not None
     state.iteration += 1
     state.place += 1
-    state.total_iterations = state.iteration + len(run.program) - state.place
+    state.total_iterations = state.iteration + run.program.ahead(state.place)
     state.stage, state.radius = step.stage, step.radius
     _refuse_infinite(state)
     if state.curves is not None and step.changes_maps:
@@ -111,4 +116,5 @@ def _row(run: Run, state: State, step: Step, rows: Sequence[Row]) -> Row:
         row["shares"] = list(state.shares)
     if state.curves is not None:
         row["correlation"] = state.curves[state.best].tolist()
+        row["agreement"] = agreement(state)
     return row

@@ -116,7 +116,7 @@ def gathered(run: Run, state: State, number: int, step: Step) -> tuple[Side, dic
     """A half-set after some images of the last pass.
 
     Its maps do not change meanwhile. What the images say of them at all frequencies is added up. When all
-    have been seen, the sum has two minima: the map, and the map without prior, mask and constraint.
+    have been seen, the minimum is the unfiltered map, without prior, mask and constraint.
     """
     work = Work.of(run, state, number, step)
     images = work.images()
@@ -220,7 +220,7 @@ def _allowed(work: Work, track: Track, volume: Tensor, length: float) -> Tensor:
 
 
 def _added(work: Work, place: int, found: Evaluation, take: Take) -> Track:
-    """What images of the last pass say, added to what others said; after the last ones its two minima."""
+    """What images of the last pass say, added to what others said; after the last ones its minimum."""
     track, (number, parts) = work.side.tracks[place], work.minibatch
     sums = found.sums if track.sums is None else track.sums + found.sums
     if number == 0:
@@ -231,22 +231,9 @@ def _added(work: Work, place: int, found: Evaluation, take: Take) -> Track:
     likelihood = replace(work.likelihood(track), weight_type=None)
     mean = likelihood.mean(sums)
     local = local_objective(work, likelihood, mean, found, take.images)
-    ratio = noise_to_signal(work.state, place)
-    seen = Quadratic.of(local, track.volume, 1.0)
-    filtered = _minimum(seen, track.volume, replace(local, precision=partial(wiener_precision, ratio)))
     plain = replace(local, precision=lambda curvature: RIDGE * shell_means(curvature))
-    return replace(
-        track,
-        volume=_allowed(work, track, filtered, 0.0),
-        unfiltered=_minimum(seen, track.volume, plain),
-        sums=None,
-        curvature=mean.curvature,
-    )
-
-
-def _minimum(seen: Quadratic, volume: Tensor, local: Local) -> Tensor:
-    """The minimum of what all images say and of a prior on the spectrum."""
-    return volume - seen.newton_step(volume, local, RIDGE, SOLUTION, RIDGE)
+    step = Quadratic.of(plain, track.volume, 1.0).newton_step(track.volume, plain, RIDGE, SOLUTION, RIDGE)
+    return replace(track, unfiltered=track.volume - step, sums=None, curvature=mean.curvature)
 
 
 def local_objective(

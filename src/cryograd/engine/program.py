@@ -51,6 +51,8 @@ class Step:
         Of the posterior over classes.
     even
         Whether classes are kept equally large.
+    spare
+        Whether it is passed over once the maps have converged.
     """
 
     stage: Stage
@@ -62,6 +64,7 @@ class Step:
     tracks: int = 1
     temperature: float = 1.0
     even: bool = False
+    spare: bool = False
 
     @property
     def changes_maps(self) -> bool:
@@ -103,6 +106,14 @@ class Program:
     def after(self, stage: Stage) -> int:
         """Place of the first step after the last one of a stage."""
         return max(place for place, step in enumerate(self.steps, 1) if step.stage == stage)
+
+    def after_spare(self, place: int) -> int:
+        """The first place from one on whose step is not spare."""
+        return next(p for p in range(place, len(self.steps) + 1) if p == len(self) or not self.steps[p].spare)
+
+    def ahead(self, place: int) -> int:
+        """Steps from a place on that are still to be done, as far as is known: spare ones may not be."""
+        return sum(not step.spare for step in self.steps[place:])
 
     def step(self, place: int, reached: float, radius: float) -> Step:
         """The step at a place.
@@ -268,7 +279,7 @@ def _divided(iterations: int, stages: tuple[int, int, int]) -> tuple[int, int, i
 
 
 def apart(
-    passes: float,
+    passes: tuple[float, float],
     minibatches: int,
     chunks: int,
     radii: tuple[float, float],
@@ -284,7 +295,8 @@ def apart(
     Parameters
     ----------
     passes
-        Times that every image is used to change the maps.
+        Times that every image is used to change the maps, at least and at most: in between it ends when the
+        maps have converged.
     minibatches, chunks
         Iterations of such a pass, and of one for the CTFs, and of the last for the poses and unfiltered maps.
     radii
@@ -296,15 +308,22 @@ def apart(
     falling
         Whether the step size falls harmonically in the last pass, for steps that are no averages themselves.
     """
-    refine = math.ceil(passes * minibatches - 1e-9)
-    first = max(refine - minibatches, min(refine, minibatches)) if ctf else refine
-    total = first + minibatches if ctf else refine
+    least, most = (math.ceil(times * minibatches - 1e-9) for times in passes)
+    open_ended = most > least
+    # The last pass may have a task of its own: CTFs that were found, or steps that fall.
+    tail = minibatches if ctf or (falling and open_ended) else 0
+    first = max(most - tail, min(most, minibatches)) if tail else most
+    least = max(least - tail, min(least, minibatches)) if tail else least
+    total = first + tail
 
     def rate(number: int) -> float:
         late = number - max(0, total - minibatches)
         return 1.0 / (1.0 + 0.3 * max(0, late)) if falling else 1.0
 
-    changes = [Step("refine", number, None, rate(number), tracks=tracks) for number in range(total)]
+    changes = [
+        Step("refine", number, None, rate(number), tracks=tracks, spare=least <= number < first)
+        for number in range(total)
+    ]
     ctfs = [
         Step("ctf", number, None, chunks=chunks, tracks=tracks) for number in range(2 * chunks if ctf else 0)
     ]

@@ -32,8 +32,8 @@ SCALE_WIDTH = 0.25
 # Images of a half-set whose poses the last pass finds at a time, for each voxel of the box's side: what is
 # done once for all of them takes as long as 400 in 256 voxels, and grows by one power more than they.
 CHUNK = 8
-# Iterations that a refinement has at least where memory allows few minibatches.
-LEAST_STEPS = 10
+# Times that a refinement uses every image at least, and at most where the maps do not converge.
+LEAST_PASSES, MOST_PASSES = 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -243,19 +243,19 @@ def _march(
 
 def _passes(
     config: HalfSetRun, solver: Solver, images: int, size: int, radius: float, classes: int
-) -> tuple[int, float]:
-    """Iterations of a pass, and passes.
+) -> tuple[int, tuple[float, float]]:
+    """Iterations of a pass, and passes at least and at most.
 
-    Where what is kept of all minibatches took too much memory there are fewer of them, and more passes if
-    need be: the spectrum opens step by step.
+    What is kept of all minibatches may take too much memory. Then there are fewer of them.
     """
+    passes = (LEAST_PASSES, MOST_PASSES) if config.passes is None else (config.passes, config.passes)
     if solver.needs.takes == "all":
-        return 1, config.passes
+        return 1, passes
     wanted = math.ceil(images / config.minibatch)
     each = classes * solver.minibatch_bytes(size, radius)
     if not each:
-        return wanted, config.passes
+        return wanted, passes
     # Two halves, and in each a sum.
     room = MEMORY_BYTES // 2 - classes * solver.fixed_bytes(size, radius)
     minibatches = max(1, min(wanted, room // each))
-    return minibatches, max(config.passes, min(LEAST_STEPS, config.passes * wanted) / minibatches)
+    return minibatches, passes

@@ -144,7 +144,7 @@ def _first_state(run: Run, sides: list[Side], memory: Memory, ranked: int = 1) -
     return State(
         iteration=0,
         place=0,
-        total_iterations=len(run.program),
+        total_iterations=run.program.ahead(0),
         stage=run.program.steps[0].stage,
         radius=radius,
         sides=sides,
