@@ -266,7 +266,7 @@ def _read(particles: Particles, config: ParticleRun, finest: float, reading: Rea
 def _first_radius(particles: Particles, config: HalfSetRun, divided: bool) -> float:
     """Fourier pixels at which maps of half-sets start."""
     radius = particles.extent / start_resolution(particles.extent, config)
-    if divided and config.start_resolution is None:
+    if divided:
         # Classes that were divided at some resolution would be alike again at a coarser one.
         return min(max(radius, START_RADIUS), last_radius(particles, config))
     return radius
