@@ -337,7 +337,8 @@ def _metrics(
     refining = [row for row in state.history if row["stage"] == "refine"]
     return found | {
         "passes": len(refining) / minibatches,
-        "still_improving": list(improving(state.history, minibatches)),
+        # A run that was told how long to go on says nothing of it.
+        "still_improving": list(improving(state.history, minibatches)) if config.passes is None else None,
         "n_junk": int(np.sum(columns["cryogradJunkProbability"] > 0.5)),
         "shared": _shared(config, moment),
     }

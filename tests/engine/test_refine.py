@@ -296,11 +296,10 @@ def test_the_correlation_ends_where_the_images_were_compared(
 def test_the_box_grows_with_the_radius_and_changes_little(
     particles: Particles, folder: Path, monkeypatch: pytest.MonkeyPatch, growing: None, solver: str, seed: int
 ) -> None:
-    some = particles.select(np.arange(80))
-    config = configuration(folder, solver=solver, minibatch=10, passes=1.0, seed=seed)
-    cropped = list(seen(some, config))
+    config = configuration(folder, solver=solver, minibatch=30, passes=1.0, seed=seed)
+    cropped = list(seen(particles, config))
     monkeypatch.setattr("cryograd.engine.loop.quick_size", lambda radius, largest: largest)
-    whole = list(seen(some, config))
+    whole = list(seen(particles, config))
     boxes = [len(a.mask) for a in cropped]
     assert boxes[0] == 18
     assert boxes == [quick_size(a.radius, BOX) for a in cropped]
@@ -313,16 +312,15 @@ def test_the_box_grows_with_the_radius_and_changes_little(
     # The last pass adds up; its end has the map.
     pairs = [pair for pair in zip(cropped, whole, strict=True) if pair[0].stage == "refine"]
     for a, b in [*pairs, (cropped[-1], whole[-1])]:
-        assert np.allclose(a.history[-1]["noise"], b.history[-1]["noise"], rtol=0.05)
+        assert np.allclose(a.history[-1]["noise"], b.history[-1]["noise"], rtol=0.08)
         tracks = [state.sides[0].best for state in (a, b)]
         density, expected = (
-            taken_out(state, some, track.symmetry, track.volume).values
+            taken_out(state, particles, track.symmetry, track.volume).values
             for state, track in zip((a, b), tracks, strict=True)
         )
         well = slice(1, int(0.8 * min(a.radius, reached(a))))
-        # What is kept of each shell depends on the curve, and that of so few images on their mask.
-        assert fsc(density, expected)[1][well].min() > 0.85
-        assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.1)
+        assert fsc(density, expected)[1][well].min() > 0.95
+        assert np.abs(density).sum() == pytest.approx(np.abs(expected).sum(), rel=0.04)
 
 
 def seen(particles: Particles, config: Refine) -> Iterator[State]:

@@ -47,6 +47,8 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
 def _ending(metrics: dict[str, Any]) -> str:
     """Whether the maps have converged."""
     passes = f"{metrics['passes']:.3g} passes over the images"
+    if metrics["still_improving"] is None:
+        return f"{passes}, as asked for"
     if metrics["still_improving"]:
         return f"after {passes} still improving: {', '.join(metrics['still_improving'])}"
     return f"converged after {passes}"

@@ -154,7 +154,7 @@ def halves_run(
     solver, frame = solvers.resolved(config.solver), Frame.of(images, config)
     fewest = min(map(len, members))
     minibatches, passes = _passes(config, solver, fewest, images.size, radii[1], len(symmetries))
-    parts = min(math.ceil(max(map(len, members)) / (CHUNK * images.size)), fewest)
+    chunks = min(math.ceil(max(map(len, members)) / (CHUNK * images.size)), fewest)
     return Run(
         images=images,
         mask=frame.mask,
@@ -167,7 +167,7 @@ def halves_run(
         program=apart(
             passes,
             minibatches,
-            parts,
+            chunks,
             radii,
             tracks=len(symmetries),
             ctf=config.refine_ctf,
