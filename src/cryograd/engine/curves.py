@@ -8,11 +8,10 @@ from torch import Tensor
 
 from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State, Track
-from cryograd.fourier import quick_size, radius_grid, resize_volume
+from cryograd.fourier import radius_grid
 from cryograd.objective.shrinkage import LARGEST_RATIO
 from cryograd.rotations import FloatArray
 from cryograd.validation.gold_standard import gold_standard
-from cryograd.validation.masking import solvent_mask
 from cryograd.validation.standard_error import expected_variance
 
 # Half-map correlation at which a shell counts as resolved.
@@ -20,11 +19,6 @@ RESOLVED = 0.143
 # Shells on either side that a shell is judged together with, and standard deviations of noise's correlation
 # that they are above.
 NEIGHBOURS, SIGNIFICANT = 2, 3.0
-# Part of the solvent mask that a molecule is taken to fill.
-FILLED = 0.25
-# Å at which molecules are looked for, at the finest; what their masks are extended by and how wide the edge
-# is beyond, in units of it.
-FINEST_MASK, EXTEND, SOFT = 15.0, 0.4, 0.8
 # Width in Fourier pixels of the edge at which maps are cut.
 EDGE = 2.0
 # Decimals of the shared correlation.
@@ -44,7 +38,7 @@ def resolved(state: State, number: int) -> int:
     """The last shell of a class that is resolved."""
     assert state.curves is not None
     symmetry = state.sides[0].tracks[number].symmetry
-    return last_resolved(state.curves[number], FILLED * float(state.mask.mean()) / len(group_of(symmetry)))
+    return last_resolved(state.curves[number], float(state.mask.mean()) / len(group_of(symmetry)))
 
 
 def last_resolved(curve: FloatArray, independent: float) -> int:
@@ -91,37 +85,22 @@ def noise_to_signal(state: State, number: int) -> Tensor:
 
 def correlated(state: State) -> FloatArray:
     """The curves after the half maps have moved, (C, W // 2 + 1)."""
-    return np.array([_correlation(state, number, pair) for number, pair in enumerate(state.tracks)])
+    return np.array([_correlation(state, pair) for pair in state.tracks])
 
 
-def _correlation(state: State, number: int, pair: Sequence[Track]) -> FloatArray:
+def _correlation(state: State, pair: Sequence[Track]) -> FloatArray:
     """Correlation of two half maps before mask and constraint, by shell of the images, (W // 2 + 1,).
 
-    In a mask around the molecule, without what it adds; 0 beyond the open radius.
+    In the solvent mask, without what it adds; 0 beyond the open radius. In a mask around the molecule random
+    phases leave less power than the molecule has, and would take what leaks into weak shells for more than it
+    is.
     """
     one, two = (track.shown.cpu().numpy() for track in pair)
-    mask = _molecule(state, number, pair).cpu().numpy()
+    mask = state.mask.cpu().numpy()
     found = gold_standard(one, two, mask, state.extent / len(mask), seed=0)
     known = np.arange(len(found.corrected)) <= state.radius
     within = np.where(known, found.corrected, 0.0).round(DECIMALS)
     return np.pad(within, (0, state.size // 2 + 1 - len(within)))
-
-
-def _molecule(state: State, number: int, pair: Sequence[Track]) -> Tensor:
-    """A soft mask around the molecule in the solvent mask, at the resolution reached so far, (L, L, L).
-
-    Half maps are mostly solvent, whose noise hides how far they agree. The mask is made from both, in the
-    smallest box that shows the molecule.
-    """
-    angstrom = max(FINEST_MASK, state.extent / max(state.start_radius, resolved(state, number)))
-    size = len(state.mask)
-    small = quick_size(state.extent / angstrom, size)
-    mean = 0.5 * (pair[0].shown + pair[1].shown)
-    density, support = (resize_volume(volume, small).cpu() for volume in (mean, state.mask))
-    found = solvent_mask(
-        density, state.extent / small, support, angstrom, EXTEND * angstrom, SOFT * angstrom
-    ).values
-    return resize_volume(torch.from_numpy(found).to(state.mask), size).clamp(0.0, 1.0) * state.mask
 
 
 def noise_of_mean(run: Run, state: State, number: int) -> FloatArray:
