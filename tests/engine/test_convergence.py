@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cryograd.engine.convergence import ENTROPY_FALL, FEWEST, SURE, improving
+from cryograd.engine.convergence import ENTROPY_FALL, FEWEST, FLAT, SURE, improving
 
 
 def rows(
@@ -43,6 +43,13 @@ def test_what_improves_is_named() -> None:
 def test_poses_that_are_sure_need_not_become_surer() -> None:
     falling = [SURE * 0.5**k for k in range(8)]
     assert improving(rows([10.0] * 8, falling), 1) == ()
+
+
+def test_poses_that_are_all_alike_take_patience() -> None:
+    """A map from which no image tells its pose stays for some passes before it moves."""
+    assert improving(rows([10.0] * 12, FLAT + 0.1), 4) == ("resolution", "half maps", "poses")
+    assert improving(rows([10.0] * 13, FLAT + 0.1), 4) == ()
+    assert improving(rows([10.0] * 12, FLAT - 0.1), 4) == ()
 
 
 def test_other_stages_are_not_looked_at() -> None:

@@ -10,6 +10,9 @@ from cryograd.engine.state import State
 FRACTION, FEWEST = 0.5, 3
 # Relative gain of the agreement, and relative fall of the mean entropy of poses, that count as none.
 AGREEMENT_GAIN, ENTROPY_FALL = 0.01, 0.15
+# Mean entropy of poses in nats above which the candidates that a search ends with are nearly alike: ln 96 is
+# the most. Maps hardly move then, and so many passes have to go by.
+FLAT, PATIENCE = 3.8, 3.0
 # Nats of entropy below which poses are as sure as they need to be.
 SURE = 1.0
 
@@ -43,8 +46,9 @@ def improving(history: list[dict[str, Any]], minibatches: int) -> tuple[str, ...
     minibatches
         Iterations of a pass over the images.
     """
-    window = max(FEWEST, math.ceil(FRACTION * minibatches))
     rows = [row for row in history if row["stage"] == "refine"]
+    flat = bool(rows) and min(row["entropy"] for row in rows) > FLAT
+    window = max(FEWEST, math.ceil((PATIENCE if flat else FRACTION) * minibatches))
     before, lately = rows[:-window], rows[-window:]
     if not before:
         return ("resolution", "half maps", "poses")
