@@ -24,13 +24,6 @@ def test_a_curve_that_never_crosses_is_resolved_to_its_end() -> None:
     assert last_resolved(np.ones(33), INDEPENDENT) == 32
 
 
-def test_a_dip_between_shells_that_agree_is_passed() -> None:
-    """As a hollow molecule has one where its transform is zero."""
-    curve = falling(20)
-    curve[8:10] = (-0.3, 0.05)
-    assert last_resolved(curve, INDEPENDENT) == 20
-
-
 def test_a_lonely_shell_is_not_believed() -> None:
     curve = falling(10)
     curve[11:] = 0.0

@@ -16,9 +16,8 @@ from cryograd.validation.standard_error import expected_variance
 
 # Half-map correlation at which a shell counts as resolved.
 RESOLVED = 0.143
-# Shells on either side that a shell is judged together with, and standard deviations of noise's correlation
-# that they are above.
-NEIGHBOURS, SIGNIFICANT = 2, 3.0
+# Standard deviations of the correlation of noise that a resolved shell is above, and the most that is asked.
+SIGNIFICANT, ENOUGH = 2.0, 0.5
 # Width in Fourier pixels of the edge at which maps are cut.
 EDGE = 2.0
 # Decimals of the shared correlation.
@@ -42,11 +41,9 @@ def resolved(state: State, number: int) -> int:
 
 
 def last_resolved(curve: FloatArray, independent: float) -> int:
-    """The last resolved shell of a curve of half maps; 0 if none is.
+    """The last shell of a curve of half maps before the first that is not resolved.
 
-    It correlates, and so do the shells around it together, beyond what noise does. Shells before it need not:
-    a hollow or symmetric molecule has some with no signal, and so have CTFs. In a mask, shells of a symmetric
-    map have few independent coefficients, and noise alone correlates.
+    In a mask, shells of a symmetric map have few independent coefficients: noise alone correlates.
 
     Parameters
     ----------
@@ -55,14 +52,10 @@ def last_resolved(curve: FloatArray, independent: float) -> int:
     independent
         Share of a shell's coefficients that are independent: the mask's mean over the order of the group.
     """
-    # Real numbers: half as many complex ones are independent, and the real part of their products counts.
-    free = independent * 4.0 * np.pi * np.arange(1, len(curve)) ** 2
-    around = np.ones(2 * NEIGHBOURS + 1)
-    count = np.convolve(free, around, "same")
-    together = np.convolve(free * curve[1:], around, "same") / count
-    least = np.maximum(RESOLVED, SIGNIFICANT / np.sqrt(count))
-    found = np.flatnonzero((curve[1:] >= RESOLVED) & (together >= least))
-    return int(found[-1]) + 1 if len(found) else 0
+    free = independent * 2.0 * np.pi * np.arange(1, len(curve)) ** 2
+    least = np.clip(SIGNIFICANT / np.sqrt(free), RESOLVED, ENOUGH)
+    below = np.flatnonzero(curve[1:] < least)
+    return int(below[0]) if len(below) else len(curve) - 1
 
 
 def reached(state: State) -> float:

@@ -14,7 +14,7 @@ from cryograd.fourier import radius_grid
 from cryograd.rotations import FloatArray
 from cryograd.validation.fsc import fsc, resolution_at
 
-# Correlation of the unmasked maps at which shells keep their phases, with all below them.
+# Correlation of the unmasked maps below which shells are replaced by noise.
 _RANDOMISED_BELOW = 0.8
 RESOLVED = 0.143
 # Mean correlation that a mask alone may make in the shells that it adds. A mask that makes more also carries
@@ -97,11 +97,9 @@ def gold_standard(
     mask = np.asarray(mask, dtype=np.float32)
     unmasked = fsc(*halves)[1]
     masked = fsc(*(half * mask for half in halves))[1]
-    # Below the last shell that agrees: a hollow molecule has shells without signal between strong ones, and
-    # random phases in the strong ones would leak into all others. The origin has no phase to randomise.
-    agreeing = np.flatnonzero(unmasked[1:] >= _RANDOMISED_BELOW) + 1
-    start = int(agreeing[-1]) + 1 if len(agreeing) else 1
-    start = start if start < len(unmasked) else None
+    # The origin has no phase to randomise.
+    low = np.flatnonzero(unmasked[1:] < _RANDOMISED_BELOW) + 1
+    start = int(low[0]) if len(low) else None
     randomised, corrected = masked, masked
     if start is not None:
         noise = (
