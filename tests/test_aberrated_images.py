@@ -16,9 +16,9 @@ from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import MarginalLikelihood
-from cryograd.pose.inference import Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.search import Search
 from cryograd.rotations import angular_distance
 from cryograd.simulation.simulate import Simulation, simulate
 

@@ -77,7 +77,7 @@ def test_sums_reach_the_minimum_in_a_visit_of_each_image_and_no_rival_does(
         assert through == pytest.approx(summed, abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 def test_carried_gradients_take_fewer_passes_than_em(shared_data: Path, tmp_path: Path) -> None:
     name = "unknown_poses_groel-groes_importance"
     arguments = ("groel-groes", str(shared_data), "--solvers", "incremental", "em")

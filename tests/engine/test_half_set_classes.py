@@ -95,8 +95,8 @@ def test_two_maps_are_refined_by_the_images_of_each(particles: Particles, maps: 
 @pytest.mark.slow
 def test_one_map_is_divided_and_refined(particles: Particles, maps: tuple[Path, ...]) -> None:
     # Begun at 30 Å, classes keep to the frame of the mean, which the axes of one molecule do not fit.
-    run, saved = config(particles, maps[2], minibatch=60, start_resolution=None), {}
-    moment = last(saving(refine(particles, run), saved, 5, 60, 72))
+    run, saved = config(particles, maps[2], minibatch=60, start_resolution=None, passes=2.0), {}
+    moment = last(saving(refine(particles, run), saved, 66, 72))
     checked(moment)
     assert moment.parts == 2
     assert {row["stage"] for row in moment.behind.log} == {"starts", "march", "settle"}

@@ -64,7 +64,7 @@ def _resolution(state: State, particles: Particles) -> float | None:
 
 @pytest.mark.slow
 def test_recovers_map_and_poses(particles: Particles) -> None:
-    state = _run(particles, _config(minibatch=120))
+    state = _run(particles, _config(minibatch=80))
     resolution = _resolution(state, particles)
     assert resolution is not None
     assert resolution < 18.0
@@ -83,7 +83,7 @@ def test_recovers_map_and_poses(particles: Particles) -> None:
 def test_importance_sampling_recovers_the_map_and_resumes_with_the_same_bytes(
     particles: Particles,
 ) -> None:
-    config = _config(minibatch=120, proposal="importance", samples=5.0)
+    config = _config(minibatch=80, proposal="importance", samples=5.0)
     saved = {}
     whole = last(saving(abinitio(particles, config), saved, 62))
     state = whole.state

@@ -13,9 +13,9 @@ from cryograd.model.symmetry import Symmetrizer, group_matrices
 from cryograd.objective import likelihood, sums
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.pose import posterior
-from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.pose.search import Level, Refined, Search
 from cryograd.rotations import random_rotations
 
 SIZE, EXTENT, RADIUS = 12, 30.0, 4.5
@@ -181,6 +181,27 @@ def test_refined_search_needs_few_cells_of_a_sharp_posterior():
     few = evaluate(Level(120, 16, 4.0), Level(50, 10, RADIUS))
     assert 0 <= few.value - many.value < 0.05
     assert relative_error(few.gradient, many.gradient) < 0.05
+
+
+def test_a_refinement_splits_as_many_cells_as_an_image_needs():
+    """In one batch, of images that show their poses and of some that do not."""
+    order, level = [5, 0, 1, 6, 2, 7, 3, 4, 8], Level(10**6, 10**6, RADIUS, least=64)
+    parts = [a_batch(n=5, gain=4), a_batch(n=4, gain=0.0, seed=2)]
+    values = ([getattr(part, name) for part in parts] for name in ("images", "ctf", "log_norm"))
+    batch = Batch(*(torch.cat(both)[order] for both in values))
+    objective, volume = MarginalLikelihood(SIZE, EXTENT, RADIUS, block=5), a_volume(seed=5).float()
+    grid, shifts = RotationGrid.covering(0.4, group_matrices("C1")), ShiftGrid.covering(1.5, 3.5, 2.0)
+    search = Search(RADIUS, grid, shifts, (level,))
+    whole, some = (objective.infer(volume, batch, replace(search, lost=lost)) for lost in (0.0, 0.01))
+    assert some.points < 0.7 * whole.points
+    # What is lost lowers the evidence a little, and nothing else.
+    lost = whole.poses.log_evidence - some.poses.log_evidence
+    assert -1e-3 < float(lost.min()) <= float(lost.max()) < 0.2
+    assert torch.equal(some.poses.rotations, whole.poses.rotations)
+    assert relative_error(some.residual, whole.residual) < 0.02
+    assert isinstance(some.poseset, Refined)
+    counts = {int(i): cells.rotations.shape[1] for images, cells in some.poseset.blocks for i in images}
+    assert max(counts[i] for i in (1, 2, 4, 6, 7)) < min(counts[i] for i in (0, 3, 5, 8))
 
 
 def test_negligible_rotations_do_not_matter_for_the_gradient(monkeypatch):

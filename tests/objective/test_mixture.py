@@ -11,9 +11,9 @@ from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.objective.mixture import Mixture, memberships, mixture
 from cryograd.pose import posterior
-from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.search import Level, Search
 
 SIZE, EXTENT, RADIUS = 12, 30.0, 4.5
 OBJECTIVE = MarginalLikelihood(SIZE, EXTENT, RADIUS)

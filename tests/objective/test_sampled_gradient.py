@@ -9,11 +9,11 @@ from cryograd.model.projection import Projector, slice_points
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose import posterior
-from cryograd.pose.inference import Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.proposal import Annealing, Draw, propose
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid
 from cryograd.pose.sampling import PoseDraw, Sampler, Sampling
+from cryograd.pose.search import Search
 from cryograd.rotations import euler_to_matrix, random_rotations
 
 SIZE, EXTENT, RADIUS, SPACING = 16, 40.0, 5.0, 0.3

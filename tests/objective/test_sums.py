@@ -15,9 +15,9 @@ from cryograd.model.symmetry import Symmetrizer, group_matrices
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.objective.sums import Insertion, Sums
 from cryograd.pose import posterior
-from cryograd.pose.inference import Level, Search
 from cryograd.pose.posterior import Batch
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.pose.search import Level, Search
 from cryograd.rotations import random_rotations
 
 SIZE, EXTENT, RADIUS, IMAGES = 12, 30.0, 4.5, 6

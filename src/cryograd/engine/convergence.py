@@ -10,8 +10,8 @@ from cryograd.engine.state import State
 FRACTION, FEWEST = 0.5, 3
 # Relative gain of the agreement, and relative fall of the mean entropy of poses, that count as none.
 AGREEMENT_GAIN, ENTROPY_FALL = 0.01, 0.15
-# Mean entropy of poses in nats above which the candidates that a search ends with are nearly alike: ln 96 is
-# the most. Maps hardly move then, and so many passes have to go by.
+# Mean entropy of poses in nats, that of 45 rotations which are alike, above which maps hardly move: so many
+# passes have to go by.
 FLAT, PATIENCE = 3.8, 3.0
 # Nats of entropy below which poses are as sure as they need to be.
 SURE = 1.0

@@ -9,10 +9,10 @@ from cryograd.engine.program import Step
 from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State
 from cryograd.objective.likelihood import Looked
-from cryograd.pose.inference import Level, Search
 from cryograd.pose.proposal import Remembered
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, angular_spacing
 from cryograd.pose.sampling import Sampler, Sampling
+from cryograd.pose.search import Level, Search
 
 # Radius in Fourier pixels up to which the pose search is exhaustive.
 COARSE_RADIUS = 8.0
@@ -26,6 +26,13 @@ FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 SHIFT_SIGMA = 0.45
 # Slices that the drawn poses of one image may take, since they are in memory together.
 MOST_SLICES = 4096
+# Rotations of an image that the first refinement splits, at least and at most, and those after it; and
+# shifts. Where an image says little of its pose, fewer would be surer of it than it is, and find its noise in
+# the map.
+FIRST, LATER, SHIFTS = (24, 192), (12, 48), 8
+# Part of an image's probability that may be lost with the cells that are not split, where a sampler is to
+# find all of it again, and otherwise.
+LOST_REMEMBERED, LOST = 1e-3, 3e-2
 
 
 def search_at(
@@ -50,7 +57,7 @@ def search_at(
     hard
         Whether each image is to count at its best pose alone.
     remembered
-        Whether a sampler is to remember the posterior; what is lost here it cannot find: more is kept.
+        Whether a sampler is to remember the posterior; what is lost here it cannot find: less is.
     own
         Whether each image is to have poses of its own at any radius, by which something is said of it.
     """
@@ -60,15 +67,16 @@ def search_at(
     spacing = angle_cells * angular_spacing(coarse)
     rotations = RotationGrid.covering(spacing, group_of(symmetry)).turned(rng)
     shifts = _shifts(run, coarse, shift_cells, rng.uniform(-0.5, 0.5, 2))
-    first, second = (192, 48) if remembered else (48, 12)
     if radius <= COARSE_RADIUS and not (hard or own):
         levels = ()
     elif fine:
-        between = (Level(second, 8, r) for r in FINE_RADII if r < radius)
-        levels = (Level(first, 8, MIDDLE_RADIUS), *between, Level(second, 8, radius))
+        radii = [*(r for r in FINE_RADII if r < radius), radius]
+        later = (Level(LATER[1], SHIFTS, r, LATER[0]) for r in radii)
+        levels = (Level(FIRST[1], SHIFTS, MIDDLE_RADIUS, FIRST[0]), *later)
     else:
-        levels = (Level(first, 8, radius),)
-    return Search(coarse, rotations, shifts, levels, turn if remembered else None, hard)
+        levels = (Level(FIRST[1], SHIFTS, radius, FIRST[0]),)
+    lost = LOST_REMEMBERED if remembered else LOST
+    return Search(coarse, rotations, shifts, levels, turn if remembered else None, hard, lost)
 
 
 def poses_of(run: Run, state: State, number: int, step: Step, indices: np.ndarray, symmetry: str) -> Looked:

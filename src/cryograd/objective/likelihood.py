@@ -13,11 +13,12 @@ from cryograd.fourier import HalfBall, HalfDisc
 from cryograd.model.projection import Projector, sample_grid, slice_points
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.objective.sums import Insertion, Sums
-from cryograd.pose.inference import Inference, PoseInference, Poseset, Search, concatenated
+from cryograd.pose.inference import Inference, PoseInference, Poseset, concatenated
 from cryograd.pose.known import Known
 from cryograd.pose.posterior import Batch, Poses, Statistics
 from cryograd.pose.proposal import Remembered
 from cryograd.pose.sampling import Sampling
+from cryograd.pose.search import Search
 
 # Images whose posteriors are inferred at a time: where all share one grid, whose statistics do not grow with
 # them, and where each has candidates of its own; the latter a multiple of the blocks that are refined.

@@ -31,58 +31,7 @@ from cryograd.pose.posterior import (
 from cryograd.pose.proposal import REMEMBERED, Remembered, remember
 from cryograd.pose.quadrature import RotationGrid, ShiftGrid
 from cryograd.pose.sampling import Sampled, Sampling, evaluate_sampled, remember_drawn
-
-# Part of the best candidate's probability below which one is not split again: the centre of a cell says less
-# than what it will find inside.
-UNLIKELY = 1e-4
-
-
-@dataclass(frozen=True)
-class Level:
-    """One refinement of the pose search: how many cells to split at most and the radius to score them at."""
-
-    rotations: int
-    shifts: int
-    radius: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """How poses are inferred at one resolution.
-
-    Parameters
-    ----------
-    coarse_radius
-        Radius in Fourier pixels at which the shared grid is evaluated exhaustively.
-    rotations, shifts
-        The shared grid.
-    levels
-        Refinements after it, the last one at the full radius; none means that the shared grid is all.
-    iteration
-        Number under which the marginals are to be remembered; None where they need not be.
-    hard
-        Whether each image counts at its best pose alone; the search must have levels.
-    """
-
-    coarse_radius: float
-    rotations: RotationGrid
-    shifts: ShiftGrid
-    levels: tuple[Level, ...] = ()
-    iteration: int | None = None
-    hard: bool = False
-
-    def slices(self, images: int) -> int:
-        """Slices of the volume that so many images take."""
-        return len(self.rotations.matrices) + images * sum(8 * level.rotations for level in self.levels)
-
-
-@dataclass(frozen=True)
-class Refined:
-    """The candidates that a search ended with, for each block of images: the same poses at another volume."""
-
-    search: Search
-    cells: tuple[Cells, ...]
-
+from cryograd.pose.search import Refined, Search, blocks_of, needed
 
 Poseset = Search | Sampling | Refined | Known
 
@@ -115,20 +64,21 @@ class Inference:
     points: int
 
     @staticmethod
-    def joined(parts: "Sequence[Inference]", poseset: Poseset) -> "Inference":
-        """The posterior of all parts, the images numbered through."""
-        first = np.cumsum([0, *(len(p.poses.entropy) for p in parts)])
+    def joined(parts: "Sequence[Inference]", poseset: Poseset, images: Sequence[Tensor]) -> "Inference":
+        """The posterior of all parts, of the images with some numbers each, in the order of these."""
         statistics = [
-            replace(p.statistics, image=p.statistics.image + int(n))
-            for p, n in zip(parts, first, strict=False)
+            replace(p.statistics, image=numbers[p.statistics.image])
+            for p, numbers in zip(parts, images, strict=True)
             if p.statistics.image is not None
         ]
+        order = torch.cat(list(images)).argsort()
+        marginals = [seen for p in parts for seen in p.marginals]
         return Inference(
             Statistics(*concatenated(statistics)),
             poseset,
-            Poses(*concatenated([p.poses for p in parts])),
-            torch.cat([p.residual for p in parts if p.residual is not None]),
-            [seen for p in parts for seen in p.marginals],
+            Poses(*(values[order] for values in concatenated([p.poses for p in parts]))),
+            torch.cat([p.residual for p in parts if p.residual is not None])[order],
+            [marginals[place] for place in order.tolist()] if marginals else [],
             sum(p.points for p in parts),
         )
 
@@ -148,7 +98,7 @@ class PoseInference:
     precision
         Of the exhaustive products, as in `matmul_precision`.
     block
-        Images that are refined at a time.
+        Images that are refined at a time, at most.
     """
 
     projector: Projector
@@ -180,13 +130,10 @@ class PoseInference:
             found = (sampled.poses for _, sampled in self._sampled(grid, batch, poseset))
             return torch.cat([poses.log_evidence for poses in found])
         if isinstance(poseset, Refined):
-            blocks = zip(self._blocks(len(batch)), poseset.cells, strict=True)
-            return torch.cat(
-                [
-                    self._block_evidence(grid, batch.part(part), cells, poseset.search)
-                    for part, cells in blocks
-                ]
-            )
+            evidence = torch.empty_like(batch.log_norm)
+            for images, cells in poseset.blocks:
+                evidence[images] = self._block_evidence(grid, batch.part(images), cells, poseset.search)
+            return evidence
         _, slices, _, phases, log_shift = self._shared(grid, poseset)
         return evaluate_exhaustive(
             batch, slices, phases, log_shift, self.precision, statistics=False
@@ -243,34 +190,29 @@ class PoseInference:
         coarse = evaluate_exhaustive(
             batch.prefix(slices.shape[1]), slices, phases, log_shift, self.precision, statistics=False
         )
-        cells = best_cells(
-            rotations,
-            shifts,
-            coarse.rotation_marginal,
-            coarse.shift_marginal,
-            (search.levels[0].rotations, search.levels[0].shifts),
-            (search.rotations.spacing, search.shifts.spacing),
-        )
-        blocks = [self._refine_block(grid, batch, cells, search, part) for part in self._blocks(len(batch))]
-        poseset = Refined(search, tuple(cells for _, cells in blocks))
-        return Inference.joined([inference for inference, _ in blocks], poseset)
-
-    def _blocks(self, images: int) -> list[slice]:
-        """The images that are refined at a time."""
-        return [slice(start, start + self.block) for start in range(0, images, self.block)]
+        by_rotation, by_shift = coarse.rotation_marginal, coarse.shift_marginal
+        sides = (search.rotations.spacing, search.shifts.spacing)
+        first, blocks, parts = search.levels[0], [], []
+        split = needed(by_rotation, first, search.lost)
+        for images in blocks_of(split, self.block):
+            keep = int(split[images].max()), first.shifts
+            cells = best_cells(rotations, shifts, by_rotation[images], by_shift[images], keep, sides)
+            inference, cells = self._refine_block(grid, batch.part(images), cells, search)
+            parts.append(inference)
+            blocks.append((images, cells))
+        return Inference.joined(parts, Refined(search, tuple(blocks)), [images for images, _ in blocks])
 
     def _refine_block(
-        self, grid: Tensor, batch: Batch, cells: Cells, search: Search, part: slice
+        self, grid: Tensor, mine: Batch, cells: Cells, search: Search
     ) -> tuple[Inference, Cells]:
-        mine = batch.part(part)
         first, *rest = search.levels
         points = len(mine) * len(search.rotations.matrices) * len(search.shifts.shifts)
-        cells = Cells(cells.rotations[part], cells.shifts[part], cells.angle, cells.length).split()
+        cells = cells.split()
         points += len(cells)
         local = self._score(grid, mine, cells, search, first.radius)
         for level in rest:
             marginals, sides = (local.joint.sum(dim=1), local.joint.sum(dim=2)), (cells.angle, cells.length)
-            keep = min(level.rotations, _likely(marginals[0])), min(level.shifts, _likely(marginals[1]))
+            keep = int(needed(marginals[0], level, search.lost).max()), level.shifts
             cells = best_cells(cells.rotations, cells.shifts, *marginals, keep, sides).split()
             points += len(cells)
             local = self._score(grid, mine, cells, search, level.radius)
@@ -354,7 +296,8 @@ class PoseInference:
             seen = remember_drawn(found, sampling.quadrature, sampling.iteration)
             poses = replace(found.poses, match=fit.match, energy=fit.energy)
             images.append(Inference(statistics, sampling, poses, fit.residual, [seen], len(drawn)))
-        return Inference.joined(images, sampling)
+        places = torch.arange(len(images), device=grid.device).split(1)
+        return Inference.joined(images, sampling, places)
 
     def _sampled(self, grid: Tensor, batch: Batch, sampling: Sampling) -> Iterator[tuple[Batch, Sampled]]:
         """Each image and its posterior over its drawn poses."""
@@ -367,11 +310,6 @@ class PoseInference:
                     image, drawn, sampling.quadrature, grid, self.projector, points, frequencies
                 ),
             )
-
-
-def _likely(marginal: Tensor) -> int:
-    """Candidates that may hold the best pose, for the image that has most of them."""
-    return int((marginal > UNLIKELY * marginal.amax(dim=1, keepdim=True)).sum(dim=1).max())
 
 
 def _remembered(cells: Cells, by_rotation: Tensor, by_shift: Tensor, iteration: int) -> list[Remembered]:
