@@ -59,12 +59,12 @@ def levels(search: Search) -> list[tuple[int, int, float]]:
     [
         (5.0, []),
         (8.0, []),
-        (10.0, [(192, 8, 10.0)]),
-        (14.0, [(192, 8, 14.0)]),
-        (15.0, [(192, 8, 14.0), (48, 8, 15.0)]),
-        (32.0, [(192, 8, 14.0), (48, 8, 32.0)]),
-        (40.0, [(192, 8, 14.0), (48, 8, 32.0), (48, 8, 40.0)]),
-        (100.0, [(192, 8, 14.0), (48, 8, 32.0), (48, 8, 64.0), (48, 8, 100.0)]),
+        (10.0, [(96, 8, 10.0)]),
+        (14.0, [(96, 8, 14.0)]),
+        (15.0, [(96, 8, 14.0), (48, 8, 15.0)]),
+        (32.0, [(96, 8, 14.0), (48, 8, 32.0)]),
+        (40.0, [(96, 8, 14.0), (48, 8, 32.0), (48, 8, 40.0)]),
+        (100.0, [(96, 8, 14.0), (48, 8, 32.0), (48, 8, 64.0), (48, 8, 100.0)]),
     ],
 )
 def test_a_search_is_exhaustive_and_then_refines_the_best_cells(
@@ -83,7 +83,7 @@ def test_a_search_is_exhaustive_and_then_refines_the_best_cells(
 def test_cells_are_split_even_at_low_resolution_where_only_the_best_pose_counts(run: Run) -> None:
     search = search_at(run, 5.0, 0, "C1", hard=True)
     assert search.hard
-    assert levels(search) == [(192, 8, 5.0)]
+    assert levels(search) == [(96, 8, 5.0)]
     assert not search_at(run, 5.0, 0, "C1").hard
 
 
@@ -93,14 +93,14 @@ def test_images_have_poses_of_their_own_where_something_is_to_be_said_of_each(
     run, state = in_halves(particles, folder)
     looked = poses_of(run, state, 0, replace(MOVE, stage="ctf"), SOME, "D2")
     assert isinstance(looked, Search)
-    assert levels(looked) == [(192, 8, 6.0)]
+    assert levels(looked) == [(96, 8, 6.0)]
     assert not looked.hard
     assert poses_of(run, state, 0, MOVE, SOME, "D2").levels == ()  # type: ignore[union-attr]
 
 
 def test_what_is_remembered_is_searched_with_less_lost(run: Run) -> None:
     search, other = search_at(run, 20.0, 7, "C1", remembered=True), search_at(run, 20.0, 7, "C1")
-    assert levels(search) == levels(other) == [(192, 8, 14.0), (48, 8, 20.0)]
+    assert levels(search) == levels(other) == [(96, 8, 14.0), (48, 8, 20.0)]
     assert 0.0 < search.lost < other.lost
     assert search.iteration == 7
 

@@ -29,7 +29,7 @@ MOST_SLICES = 4096
 # Rotations of an image that the first refinement splits, at least and at most, and those after it; and
 # shifts. Where an image says little of its pose, fewer would be surer of it than it is, and find its noise in
 # the map.
-FIRST, LATER, SHIFTS = (24, 192), (12, 48), 8
+FIRST, LATER, SHIFTS = (24, 96), (12, 48), 8
 # Part of an image's probability that may be lost with the cells that are not split, where a sampler is to
 # find all of it again, and otherwise.
 LOST_REMEMBERED, LOST = 1e-3, 3e-2
