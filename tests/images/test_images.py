@@ -50,6 +50,14 @@ def test_background_has_mean_zero_and_unit_variance_whatever_the_particle() -> N
     assert normalised[:, inside].mean() == pytest.approx(50 / 3, rel=0.05)
 
 
+def test_a_plane_of_the_background_is_taken_off_below_the_particle_too() -> None:
+    rng, axis = np.random.default_rng(1), np.arange(40) - 20
+    x, y = np.meshgrid(axis, axis)
+    images = rng.standard_normal((3, 40, 40)) + 30.0 * np.exp(-(x**2 + y**2) / 50.0)
+    planes = np.array([0.0, 0.5, -2.0])[:, None, None] * x + np.array([0.3, -1.0, 0.0])[:, None, None] * y
+    assert np.allclose(normalise(images + planes, 16.0), normalise(images, 16.0), atol=1e-9)
+
+
 def test_normalisation_uses_the_corners_where_the_circle_leaves_nothing() -> None:
     images = np.random.default_rng(0).standard_normal((3, 40, 40)) + 5.0
     assert np.abs(normalise(images, 100.0).mean(axis=(1, 2))).max() < 0.5

@@ -120,7 +120,7 @@ def read_images(
 
 
 def normalise(images: np.ndarray, radius: float) -> np.ndarray:
-    """Subtract the mean and divide by the standard deviation of the background outside a circle.
+    """Subtract the plane of the background outside a circle, and divide by its standard deviation.
 
     Parameters
     ----------
@@ -138,10 +138,13 @@ def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     axis = np.arange(size) - size // 2
     distance = np.hypot(*np.meshgrid(axis, axis))
     background = distance > min(radius, float(np.quantile(distance, 0.95)))
-    values = images[:, background]
-    mean, std = values.mean(axis=1), values.std(axis=1)
+    basis = np.stack([np.ones(distance.shape), *np.meshgrid(axis / size, axis / size)])
+    # A plane that is fitted to the background goes on below the particle.
+    planes = images[:, background] @ np.linalg.pinv(basis[:, background])
+    flat = images - np.tensordot(planes, basis, axes=1).astype(images.dtype)
+    std = flat[:, background].std(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (images - mean[:, None, None]) / std[:, None, None]
+        return flat / std[:, None, None]
 
 
 def _refuse_premultiplied(optics: Optics, source: Path) -> None:
