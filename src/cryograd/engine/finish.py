@@ -24,9 +24,12 @@ def finished(run: Run, state: State) -> None:
 
 
 def _joint(run: Run, state: State, number: int, first: Track, second: Track) -> Tensor:
-    """The Wiener filter of the mean of two unfiltered maps, in the mask and among the densities allowed.
+    """The mean of two unfiltered maps, weighted as far as they agree, masked, among allowed densities.
 
-    The mean has half the noise of either map. Each coefficient is shrunk by how well the images measure it.
+    The mean has half the noise of either map. Each coefficient is multiplied by its expected correlation with
+    the truth, which depends on how well the images measure it: the root of the Wiener filter, the figure of
+    merit of Rosenthal and Henderson, J. Mol. Biol. 333 (2003). The Wiener filter itself falls so steeply from
+    shell to shell that what a mask carries over from strong shells hides what the weak ones hold.
     """
     assert first.unfiltered is not None
     assert second.unfiltered is not None
@@ -36,5 +39,5 @@ def _joint(run: Run, state: State, number: int, first: Track, second: Track) -> 
     precision = wiener_precision(0.5 * noise_to_signal(state, number), curvature)
     kept = curvature / (curvature + precision).clamp(min=torch.finfo(curvature.dtype).tiny)
     mean = fourier_3d(0.5 * (first.unfiltered + second.unfiltered))
-    volume = inverse_fourier_3d(kept * mean, len(first.volume))
+    volume = inverse_fourier_3d(kept.sqrt() * mean, len(first.volume))
     return run.prior.project(volume * state.mask)
