@@ -1,6 +1,6 @@
 # make demo   set up .venv, then simulate, reconstruct and report a small molecule
 # make test   set up .venv with the test tools, then lint, type-check and test
-# make experiments   set up .venv, then repeat the smaller experiments of the papers at their quick size
+# make experiments   set up .venv, then repeat the experiments of the papers at their quick size
 # make docs   set up .venv with Sphinx, then build the pages of docs/ and the docstrings into out/docs
 #
 # Needs only Python with venv. Another interpreter: make demo PYTHON=python3.12
@@ -26,7 +26,7 @@ test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m 'not experiments'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 2 -q -m 'not experiments'
 
 experiments: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m experiments

@@ -12,6 +12,11 @@ CHOICES = [registry.module_of(name) for registry in (SOLVERS, PRIORS) for name i
 install_import_hook(["cryograd.steps", "cryograd.objective.prior", *CHOICES], "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests: none is left for one of several processes alone to do at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of public data beside the repository; tests that need it are skipped where it is absent."""

@@ -50,7 +50,7 @@ def test_all_experiments_run_one_after_the_other() -> None:
     assert sorted(listed) == sorted([*MAIN_RUN, *OTHERS])
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 def test_the_main_run_finds_poses_views_and_map(shared_data: Path, output: Path) -> None:
     records = {name: drawn(name, shared_data, output) for name in MAIN_RUN}
     stability = records["pose_stability"]

@@ -99,6 +99,7 @@ def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_p
     assert "4 curves, one an iteration, of 17 shells" in html
 
 
+@pytest.mark.slow
 def test_half_sets_that_were_written_are_used_again(
     refined: Callable, cryograd_command: Callable, small: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_checkpoint_that_cannot_be_restored_costs_nothing(
     assert tree(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iteration", [3, 7])
 def test_an_interrupted_refinement_ends_as_one_that_was_not(
     refined: Callable,

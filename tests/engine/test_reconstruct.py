@@ -87,9 +87,7 @@ def test_a_molecule_is_found_in_half_sets(particles: Particles) -> None:
 @pytest.mark.slow
 def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
     particles = two_molecules(tmp_path)
-    options = config(particles, classes=2, minibatch=100, passes=2.0)
-    saved = {}
-    moment = last(saving(reconstruct(particles, options), saved, 116))
+    moment = last(reconstruct(particles, config(particles, classes=2, minibatch=100, passes=1.0)))
     state, classes = moment.state, moment.state.table.classes
     assert [len(side.tracks) for side in state.sides] == [2, 2]
     assert all(track.unfiltered is not None for side in state.sides for track in side.tracks)
@@ -110,8 +108,6 @@ def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
     found = [resolution(moment, particles, number, molecules()[which]) for number, which in enumerate(order)]
     assert min(found) < 20.0
     assert sum(state.shares) == pytest.approx(1.0)
-    for one in saved.values():
-        assert differences(last(reconstruct(particles, options, resume=one)), moment) == []
 
 
 @pytest.mark.slow
@@ -120,7 +116,7 @@ def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
 )
 def test_runs_that_bring_their_starts_together_resume(particles: Particles, options: dict[str, Any]) -> None:
     settings, saved = config(particles, minibatch=60, passes=1.0, **options), {}
-    stops = (40, 84, 92) if "independent_halves" in options else (66, 72)
+    stops = (40, 84, 89) if "independent_halves" in options else (66, 72)
     whole = last(saving(reconstruct(particles, settings), saved, *stops))
     assert whole.parts == len(whole.behind.maps) + 1 == (3 if "independent_halves" in options else 2)
     assert {one["part"] for one in saved.values()} == set(range(whole.parts))

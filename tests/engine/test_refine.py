@@ -107,6 +107,7 @@ def unfiltered_maps(moment: Moment, particles: Particles) -> list[np.ndarray]:
     return [taken_out(state, particles, track.symmetry, track.shown).values for track in tracks]
 
 
+@pytest.mark.slow
 def test_noise_stays_at_the_resolution_of_the_start(particles: Particles, folder: Path) -> None:
     """Images without a particle agree with the start alone, through the constraint and the masks too.
 
@@ -118,7 +119,7 @@ def test_noise_stays_at_the_resolution_of_the_start(particles: Particles, folder
         images = np.random.default_rng(seed).normal(size=(N, BOX, BOX)).astype(np.float32)
         write_stack(folder / "noise.mrcs", images, PIXEL)
         noise = replace(particles, stacks=(folder / "noise.mrcs",))
-        moment = refined(noise, configuration(folder, passes=2.0))
+        moment = refined(noise, configuration(folder, passes=1.0))
         first, second = unfiltered_maps(moment, noise)
         rotations, everywhere = moment.state.table.rotations, np.ones_like(first)
         found = examine_half_maps(first, second, PIXEL, everywhere, None, rotations, SYMMETRY, 0)
