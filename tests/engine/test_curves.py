@@ -41,3 +41,13 @@ def test_noise_beyond_what_is_resolved_is_seldom_believed(order: int) -> None:
         curve = np.where(SHELLS <= 10, 0.9, noise)
         believed += last_resolved(curve, independent) > 13
     assert believed <= 8
+
+
+@pytest.mark.parametrize(("dip", "after", "until"), [(1, 2, 20), (2, 2, 20), (3, 9, 10), (2, 1, 10)])
+def test_a_dip_is_passed_where_the_shells_after_it_are_resolved(dip: int, after: int, until: int) -> None:
+    """As at the nodes of a hollow molecule; not one that is wide, nor for the sake of one shell."""
+    curve = falling(20)
+    curve[11 : 11 + dip] = 0.05
+    curve[11 + dip + after :] = 0.0
+    last = 10 + dip + after
+    assert last_resolved(curve, INDEPENDENT) == (last if until == 20 else until)

@@ -18,6 +18,8 @@ from cryograd.validation.standard_error import expected_variance
 RESOLVED = 0.143
 # Standard deviations of the correlation of noise that a resolved shell is above, and the most that is asked.
 SIGNIFICANT, ENOUGH = 2.0, 0.5
+# Shells in a row that are passed where those after them are resolved.
+WIDEST_DIP = 2
 # Width in Fourier pixels of the edge at which maps are cut.
 EDGE = 2.0
 # Decimals of the shared correlation.
@@ -41,9 +43,10 @@ def resolved(state: State, number: int) -> int:
 
 
 def last_resolved(curve: FloatArray, independent: float) -> int:
-    """The last shell of a curve of half maps before the first that is not resolved.
+    """The last shell of a curve of half maps before those that are not resolved.
 
-    In a mask, shells of a symmetric map have few independent coefficients: noise alone correlates.
+    In a mask, shells of a symmetric map have few independent coefficients: noise alone correlates. Hollow
+    molecules have hardly any signal in some shells: a dip is passed where two shells after it are resolved.
 
     Parameters
     ----------
@@ -54,8 +57,19 @@ def last_resolved(curve: FloatArray, independent: float) -> int:
     """
     free = independent * 2.0 * np.pi * np.arange(1, len(curve)) ** 2
     least = np.clip(SIGNIFICANT / np.sqrt(free), RESOLVED, ENOUGH)
-    below = np.flatnonzero(curve[1:] < least)
-    return int(below[0]) if len(below) else len(curve) - 1
+    above = curve[1:] >= least
+    # A shell is sound next to the one before it, or as the first of two.
+    pairs = np.append(above[:-1] & above[1:], False)
+    last = 0
+    while last < len(above):
+        if above[last]:
+            last += 1
+            continue
+        ahead = np.flatnonzero(pairs[last : last + WIDEST_DIP + 1])
+        if not len(ahead):
+            break
+        last += int(ahead[0]) + 1
+    return last
 
 
 def reached(state: State) -> float:
