@@ -17,7 +17,7 @@ from cryograd.model.shift import shift_phases
 from cryograd.model.symmetry import group_matrices
 from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose.posterior import Batch
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, ShiftPrior
 from cryograd.pose.search import Search
 from cryograd.rotations import angular_distance
 from cryograd.simulation.simulate import Simulation, simulate
@@ -105,7 +105,7 @@ def inferred(particles, volume):
     batch = Batch(images.images / BOX, images.ctf / BOX, -(images.images / BOX).abs().square().sum(dim=1))
     grid = RotationGrid.covering(0.4, group_matrices("C1"))
     grid = replace(grid, matrices=np.concatenate([grid.matrices, particles.rotations]))
-    search = Search(RADIUS, grid, ShiftGrid.covering(1.5, 9.0, 4.0))
+    search = Search(RADIUS, grid, ShiftGrid.covering(1.5, 9.0, ShiftPrior(4.0)))
     return MarginalLikelihood(BOX, EXTENT, RADIUS).infer(volume, batch, search).poses
 
 

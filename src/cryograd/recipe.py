@@ -24,7 +24,7 @@ from torch import Tensor
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.particles import Particles
 from cryograd.draws import Stream, generator
-from cryograd.engine.between import SYMMETRY_RADIUS, brought_together, leave_maps, refuse_empty
+from cryograd.engine.between import SYMMETRY_RADIUS, brought_together, leave_centred, leave_maps, refuse_empty
 from cryograd.engine.frame import (
     Frame,
     brought_in,
@@ -204,7 +204,7 @@ def reconstruct(
         return Part(config=own, run=run, first=lambda run, behind: random_state(run, own), leave=leave)
 
     def framed(state: State, behind: Behind) -> Behind:
-        behind = leave_maps(state, behind)
+        behind = leave_centred(state, behind)
         refuse_empty(behind, particles)
         return brought_together(behind, images, auto)
 
@@ -218,7 +218,7 @@ def reconstruct(
 
     if config.independent_halves:
         starts = [
-            start(members[0], config.seed, leave_maps),
+            start(members[0], config.seed, leave_centred),
             start(members[1], config.seed + 1, framed),
         ]
     else:

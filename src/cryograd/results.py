@@ -17,9 +17,9 @@ from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.maps import Map
+from cryograd.objective.picks import Picks
 from cryograd.recipe import Moment
 from cryograd.validation.half_maps import Findings, examine_half_maps
-from cryograd.validation.junk import junk_probability
 from cryograd.validation.standard_error import StandardError, standard_error
 from cryograd.version import __version__
 
@@ -185,7 +185,7 @@ def examined(
         columns |= {f"cryogradClassProbability{k}": p for k, p in enumerate(table.classes.T, 1)}
     top = None
     if isinstance(config, HalfSetRun):
-        columns |= _half_set_columns(particles, state)
+        columns |= _half_set_columns(particles, state, moment.run.max_shift)
         if config.top_poses:
             top = (table.top_rotations, table.top_shifts, table.top_probabilities)
         if config.refine_ctf:
@@ -274,15 +274,16 @@ def _posterior_columns(moment: Moment) -> dict[str, NDArray]:
     }
 
 
-def _half_set_columns(particles: Particles, state: State) -> dict[str, NDArray]:
+def _half_set_columns(particles: Particles, state: State, max_shift: float) -> dict[str, NDArray]:
     """Half-set, scale and probability of being junk."""
     table = state.table
-    # Where only the shared grid was used, nothing is known of the match.
-    ratio = np.divide(table.match, table.energy, out=np.ones(len(particles)), where=table.energy > 0.0)
+    everyone = np.arange(len(particles))
+    cues = table.cues(everyone, SCALE_WIDTH, particles.scale_group)
+    picks = Picks.of(cues, max_shift, state.extent / state.size)
     return {
         "rlnRandomSubset": table.half.astype(np.int64),
-        "cryogradScale": table.scales(np.arange(len(particles)), SCALE_WIDTH, particles.scale_group),
-        "cryogradJunkProbability": junk_probability(ratio),
+        "cryogradScale": cues.scale,
+        "cryogradJunkProbability": np.zeros(len(particles)) if picks is None else picks.junk(cues),
     }
 
 

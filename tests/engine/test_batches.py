@@ -296,6 +296,6 @@ def test_what_is_kept_of_a_match_is_that_of_a_ctf_without_scale(seen: tuple[Run,
     batch = minibatch(*seen)
     scale, ones = batch.scale, torch.ones(8)
     nothing = [torch.zeros(8, 1, 3, 3), torch.zeros(8, 1, 2), torch.zeros(8, 1), *[ones] * 3]
-    found = batch.at_scale_one(Poses(*nothing, match=3.0 * scale, energy=2.0 * scale.square()))
+    found = batch.at_scale_one(Poses(*nothing, match=3.0 * scale, energy=2.0 * scale.square(), spread=ones))
     torch.testing.assert_close(found.match, 3.0 * ones)
     torch.testing.assert_close(found.energy, 2.0 * ones)

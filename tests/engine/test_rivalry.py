@@ -45,7 +45,7 @@ def poses_of(log_evidence: torch.Tensor, angle: float = 0.0) -> Poses:
         [[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0], [0.0, 0.0, 1.0]]
     )
     rotations = turn.float().expand(n, 1, 3, 3)
-    return Poses(rotations, torch.zeros(n, 1, 2), one[:, None], log_evidence, 0.0 * one, one, one, one)
+    return Poses(rotations, torch.zeros(n, 1, 2), one[:, None], log_evidence, 0.0 * one, *[one] * 4)
 
 
 def evaluation(log_evidence: float, residual: float | None = 1.0, images: int = B) -> Evaluation:

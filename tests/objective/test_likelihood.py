@@ -14,7 +14,7 @@ from cryograd.objective import likelihood, sums
 from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.pose import posterior
 from cryograd.pose.posterior import Batch
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, ShiftPrior, split_rotations, split_shifts
 from cryograd.pose.search import Level, Refined, Search
 from cryograd.rotations import random_rotations
 
@@ -49,7 +49,9 @@ def a_batch(n=5, seed=1, gain=1.0):
 
 def shared_search(name, levels=()):
     rotations = RotationGrid.covering(1.2, group_matrices(name))
-    return Search(RADIUS, rotations, ShiftGrid.covering(3.0, 3.5, 2.0, np.array([0.2, -0.3])), levels)
+    return Search(
+        RADIUS, rotations, ShiftGrid.covering(3.0, 3.5, ShiftPrior(2.0), np.array([0.2, -0.3])), levels
+    )
 
 
 class BruteForce:
@@ -97,8 +99,8 @@ def brute_force_of_children(name, batch, search):
     rotations = split_rotations(torch.from_numpy(grid.matrices), grid.spacing).flatten(0, 1)
     shifts = split_shifts(torch.from_numpy(lattice.shifts), lattice.spacing).flatten(0, 1)
     # A child's prior is its parents' normalised density at its own place, in a quarter of the area.
-    norm = np.exp(-0.5 * (lattice.shifts**2).sum(axis=1) / lattice.prior_sigma**2).sum()
-    log_prior = -0.5 * shifts.square().sum(dim=1) / lattice.prior_sigma**2 - math.log(4 * norm)
+    norm = np.exp(-0.5 * (lattice.shifts**2).sum(axis=1) / lattice.prior.sigma**2).sum()
+    log_prior = -0.5 * shifts.square().sum(dim=1) / lattice.prior.sigma**2 - math.log(4 * norm)
     weight = log_prior[:, None] - math.log(len(rotations))
     return BruteForce(name, batch, rotations, shifts, weight.expand(-1, len(rotations)))
 
@@ -171,7 +173,7 @@ def test_refined_search_needs_few_cells_of_a_sharp_posterior():
     volume, batch = 3 * a_volume(seed=5), a_batch(n=4, gain=3)
     objective = MarginalLikelihood(SIZE, EXTENT, RADIUS)
     rotations = RotationGrid.covering(0.5, group_matrices("C1"))
-    shifts = ShiftGrid.covering(2.0, 6.0, 2.0)
+    shifts = ShiftGrid.covering(2.0, 6.0, ShiftPrior(2.0))
 
     def evaluate(*levels):
         return evaluated(objective, volume.float(), batch, Search(3.0, rotations, shifts, levels))[1]
@@ -190,7 +192,10 @@ def test_a_refinement_splits_as_many_cells_as_an_image_needs():
     values = ([getattr(part, name) for part in parts] for name in ("images", "ctf", "log_norm"))
     batch = Batch(*(torch.cat(both)[order] for both in values))
     objective, volume = MarginalLikelihood(SIZE, EXTENT, RADIUS, block=5), a_volume(seed=5).float()
-    grid, shifts = RotationGrid.covering(0.4, group_matrices("C1")), ShiftGrid.covering(1.5, 3.5, 2.0)
+    grid, shifts = (
+        RotationGrid.covering(0.4, group_matrices("C1")),
+        ShiftGrid.covering(1.5, 3.5, ShiftPrior(2.0)),
+    )
     search = Search(RADIUS, grid, shifts, (level,))
     whole, some = (objective.infer(volume, batch, replace(search, lost=lost)) for lost in (0.0, 0.01))
     assert some.points < 0.7 * whole.points
@@ -225,7 +230,9 @@ def test_gradient_is_that_of_a_symmetric_volume():
 def test_the_true_poses_are_found():
     volume, rng = 40 * lowpass_volume(a_volume(seed=5), 5), np.random.default_rng(0)
     search = Search(
-        RADIUS, RotationGrid.covering(0.5, group_matrices("C1")), ShiftGrid.covering(3.0, 7.0, 3.0)
+        RADIUS,
+        RotationGrid.covering(0.5, group_matrices("C1")),
+        ShiftGrid.covering(3.0, 7.0, ShiftPrior(3.0)),
     )
     chosen = rng.integers(len(search.rotations.matrices), size=4)
     rotations = torch.from_numpy(search.rotations.matrices[chosen])

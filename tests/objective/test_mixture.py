@@ -12,13 +12,13 @@ from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.objective.mixture import Mixture, memberships, mixture
 from cryograd.pose import posterior
 from cryograd.pose.posterior import Batch
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, ShiftPrior
 from cryograd.pose.search import Level, Search
 
 SIZE, EXTENT, RADIUS = 12, 30.0, 4.5
 OBJECTIVE = MarginalLikelihood(SIZE, EXTENT, RADIUS)
 GRID = RotationGrid.covering(1.2, group_matrices("C1"))
-SHIFTS = ShiftGrid.covering(3.0, 3.5, 2.0)
+SHIFTS = ShiftGrid.covering(3.0, 3.5, ShiftPrior(2.0))
 SHARED = Search(RADIUS, GRID, SHIFTS)
 # All cells are kept, so that the quadrature does not depend on the map.
 REFINED = replace(SHARED, levels=(Level(10**6, 10**6, RADIUS),))

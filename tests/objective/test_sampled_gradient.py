@@ -11,7 +11,7 @@ from cryograd.objective.likelihood import MarginalLikelihood
 from cryograd.pose import posterior
 from cryograd.pose.posterior import Batch
 from cryograd.pose.proposal import Annealing, Draw, propose
-from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, ShiftPrior
 from cryograd.pose.sampling import PoseDraw, Sampler, Sampling
 from cryograd.pose.search import Search
 from cryograd.rotations import euler_to_matrix, random_rotations
@@ -19,7 +19,7 @@ from cryograd.rotations import euler_to_matrix, random_rotations
 SIZE, EXTENT, RADIUS, SPACING = 16, 40.0, 5.0, 0.3
 GROUP = group_matrices("C1")
 OBJECTIVE = MarginalLikelihood(SIZE, EXTENT, RADIUS)
-SHIFTS = ShiftGrid.covering(3.0, 4.0, 3.0)
+SHIFTS = ShiftGrid.covering(3.0, 4.0, ShiftPrior(3.0))
 GRID = PoseGrid.covering(SPACING, GROUP, SHIFTS)
 
 

@@ -16,7 +16,7 @@ from cryograd.objective.likelihood import Halves, MarginalLikelihood
 from cryograd.objective.sums import Insertion, Sums
 from cryograd.pose import posterior
 from cryograd.pose.posterior import Batch
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid, split_rotations, split_shifts
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, ShiftPrior, split_rotations, split_shifts
 from cryograd.pose.search import Level, Search
 from cryograd.rotations import random_rotations
 
@@ -52,7 +52,7 @@ def a_batch() -> Batch:
 
 def a_search(name: str, *levels: Level) -> Search:
     rotations = RotationGrid.covering(1.4, group_matrices(name))
-    return Search(RADIUS, rotations, ShiftGrid.covering(3.0, 3.5, 2.0), levels)
+    return Search(RADIUS, rotations, ShiftGrid.covering(3.0, 3.5, ShiftPrior(2.0)), levels)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -99,8 +99,8 @@ class BruteForce:
         grid, lattice = search.rotations, search.shifts
         self.rotations = split_rotations(torch.from_numpy(grid.matrices), grid.spacing).flatten(0, 1)
         shifts = split_shifts(torch.from_numpy(lattice.shifts), lattice.spacing).flatten(0, 1)
-        norm = np.exp(-0.5 * (lattice.shifts**2).sum(axis=1) / lattice.prior_sigma**2).sum()
-        log_prior = -0.5 * shifts.square().sum(dim=1) / lattice.prior_sigma**2 - math.log(4.0 * norm)
+        norm = np.exp(-0.5 * (lattice.shifts**2).sum(axis=1) / lattice.prior.sigma**2).sum()
+        log_prior = -0.5 * shifts.square().sum(dim=1) / lattice.prior.sigma**2 - math.log(4.0 * norm)
         self.weight = log_prior[:, None] - math.log(len(self.rotations))
         self.phases = shift_phases(FREQUENCIES, shifts).to(torch.complex128)
         self.symmetrizer, self.projector, self.batch = (

@@ -22,7 +22,7 @@ from cryograd.pose.posterior import (
     local_statistics,
 )
 from cryograd.pose.product import matmul_precision
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, ShiftPrior
 from cryograd.rotations import random_rotations
 
 SIZE, EXTENT, RADIUS = 16, 40.0, 5.5
@@ -79,7 +79,7 @@ def a_problem(n=5, signal=0.5, seed=0):
 
 def shared_grid(spacing=0.9):
     rotations = RotationGrid.covering(spacing, group_matrices("C1"))
-    return rotations, ShiftGrid.covering(2.5, 5.0, 2.0)
+    return rotations, ShiftGrid.covering(2.5, 5.0, ShiftPrior(2.0))
 
 
 def exhaustive_problem(**settings):
@@ -247,7 +247,7 @@ def test_split_cells_carry_the_weight_of_their_parents():
         shifts.spacing,
     )
     for cells in (everything, everything.split()):
-        prior = (-0.5 * cells.shifts.square().sum(dim=-1) / shifts.prior_sigma**2).exp().sum()
+        prior = shifts.prior.log_density(cells.shifts.square().sum(dim=-1)).exp().sum()
         total = cells.rotations.shape[1] * prior * math.exp(log_cell_weight(cells, rotations, shifts))
         # The children sample the prior more finely than their parents, and reach beyond the circle.
         assert total.item() == pytest.approx(1.0, abs=1e-9 if cells is everything else 0.1)

@@ -8,6 +8,7 @@ from cryograd.model.symmetry import group_matrices
 from cryograd.pose.quadrature import (
     RotationGrid,
     ShiftGrid,
+    ShiftPrior,
     angular_spacing,
     split_rotations,
     split_shifts,
@@ -105,7 +106,7 @@ def test_children_of_a_shift_cell_tile_it():
 
 @pytest.mark.parametrize("offset", [None, np.array([0.3, -0.4])])
 def test_shifts_fill_the_circle_and_are_weighted_by_the_prior(offset):
-    grid = ShiftGrid.covering(2.0, 9.0, 4.0, offset)
+    grid = ShiftGrid.covering(2.0, 9.0, ShiftPrior(4.0), offset)
     assert np.hypot(*grid.shifts.T).max() <= 9.0
     assert len(grid.shifts) == pytest.approx(np.pi * 9.0**2 / 2.0**2, rel=0.1)
     steps = (grid.shifts - grid.shifts[0]) / 2.0
@@ -117,6 +118,6 @@ def test_shifts_fill_the_circle_and_are_weighted_by_the_prior(offset):
 
 
 def test_no_shift_leaves_one_point():
-    grid = ShiftGrid.covering(2.0, 0.0, 4.0)
+    grid = ShiftGrid.covering(2.0, 0.0, ShiftPrior(4.0))
     assert np.array_equal(grid.shifts, [[0.0, 0.0]])
     assert grid.log_weights == pytest.approx(0.0)

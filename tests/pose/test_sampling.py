@@ -27,7 +27,7 @@ from cryograd.pose.proposal import (
     propose,
     remember,
 )
-from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, ShiftPrior
 from cryograd.pose.sampling import PoseDraw, Sampler, evaluate_sampled, remember_drawn
 from cryograd.rotations import angular_distance, euler_to_matrix, random_rotations, turned_in_plane
 
@@ -37,7 +37,9 @@ FREQUENCIES = torch.from_numpy(DISC.frequencies / EXTENT)
 
 
 def quadrature(spacing=0.5, symmetry="C1", lattice=3.0):
-    return PoseGrid.covering(spacing, group_matrices(symmetry), ShiftGrid.covering(lattice, 6.0, 3.0))
+    return PoseGrid.covering(
+        spacing, group_matrices(symmetry), ShiftGrid.covering(lattice, 6.0, ShiftPrior(3.0))
+    )
 
 
 def some_memory(iteration=10**4, seed=0):

@@ -197,7 +197,7 @@ def test_particles_at_the_limit_of_the_search_are_remarked(run_folder: Path) -> 
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
-        ({"n_junk": 1200}, "with the weight of its scale"),
+        ({"n_junk": 1200}, "counted less in the map"),
         ({"mask_too_tight": True}, "mask makes correlation"),
         ({"resolution_fsc143_angstrom": 3.0, "conical_fsc_area_ratio": 0.3}, "30% of"),
         ({"resolution_fsc143_angstrom": 3.0, "conical_fsc_area_ratio": 0.8}, None),

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cryograd.data.particles import Particles
 from cryograd.engine.parts import Behind
+from cryograd.engine.run import group_of
 from cryograd.engine.state import State
 from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume, resize_transform
 from cryograd.images.store import ImageStore
 from cryograd.model.symmetry import Symmetrizer
-from cryograd.validation.alignment import align
+from cryograd.objective.picks import Picks
+from cryograd.validation.alignment import align, transform_map
 from cryograd.validation.symmetry_search import find_symmetry, onto_axes
 
 # Fourier pixels to which the symmetry of a map is looked for.
@@ -29,6 +32,26 @@ def leave_maps(state: State, behind: Behind) -> Behind:
         for track in tracks
     )
     return replace(behind, maps=(*behind.maps, maps), log=[*behind.log, *state.history])
+
+
+def leave_centred(state: State, behind: Behind) -> Behind:
+    """What is behind after a random start: its map, whose origin is where the picks are centred.
+
+    A random start forms its map anywhere. Particles that lie at the origin of the map are near the centres of
+    their images, which says much of where each of them is.
+    """
+    table, track = state.table, state.sides[0].best
+    seen = np.flatnonzero(table.visited)
+    picks = Picks.of(table.cues(seen, 0.0), reach=0.0, least_width=state.extent / state.size)
+    behind = leave_maps(state, behind)
+    if picks is None:
+        return behind
+    # Of a point group only what lies on all axes is a place.
+    centre, box = group_of(track.symmetry).mean(axis=0) @ np.array(picks.centre), len(track.volume)
+    pixel = state.extent / box
+    moved = transform_map(behind.maps[-1][0].cpu().numpy(), pixel, np.eye(3), -centre, box, pixel)
+    volume = torch.as_tensor(moved).to(state.mask) * state.mask
+    return replace(behind, maps=(*behind.maps[:-1], (volume,)))
 
 
 def refuse_empty(behind: Behind, particles: Particles) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cryograd.engine.batches import Minibatch, drawn
+from cryograd.engine.belonging import counts_of, with_picks
 from cryograd.engine.curves import EDGE, RIDGE, noise_to_signal, resolved
 from cryograd.engine.program import Step
 from cryograd.engine.rivalry import Outcome, Take, classified, competed, for_class, for_start, together
@@ -87,7 +88,8 @@ class Work:
     def images(self, masked: bool = True) -> Minibatch:
         """The images, which are read when they are needed."""
         disc = self.likelihood(self.side.tracks[0]).disc
-        return Minibatch(self.run, self.state, self.number, self.indices, disc, masked)
+        counts = counts_of(self.run, self.state, self.number, self.indices)
+        return Minibatch(self.run, self.state, self.number, self.indices, disc, masked, counts)
 
     def halves(self, track: Track, which: Tensor) -> Halves | None:
         """The two halves of some of the images, where their difference is followed."""
@@ -108,8 +110,10 @@ def moved(run: Run, state: State, number: int, step: Step) -> tuple[Side, dict[s
     outcome = _outcome(work, images, _stepped)
     noise = work.side.noise
     if outcome.residual is not None:
-        noise = noise.updated(NoisePower.of(outcome.residual, images.disc, images.group, noise), work.rate)
-    return _told(work, images, outcome, replace(work.side, tracks=outcome.tracks, noise=noise))
+        power = NoisePower.of(outcome.residual, images.disc, images.group, noise, images.counts)
+        noise = noise.updated(power, work.rate)
+    side, row = _told(work, images, outcome, replace(work.side, tracks=outcome.tracks, noise=noise))
+    return with_picks(run, state, number, side), row
 
 
 def gathered(run: Run, state: State, number: int, step: Step) -> tuple[Side, dict[str, Any]]:

@@ -99,7 +99,7 @@ def for_class(images: Images, probability: Tensor, fed: bool) -> Take:
     which = probability >= probability.max().clamp(max=NEGLIGIBLE)
     share = float(probability.mean())
     lifted = max(1.0, LEAST_SHARE / share) if fed else 1.0
-    return Take(images.counted(lifted * probability, which), which, share)
+    return Take(images.counted(lifted * probability * images.counts, which), which, share)
 
 
 @dataclass(frozen=True)

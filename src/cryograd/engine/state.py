@@ -10,6 +10,7 @@ from torch import Tensor
 from cryograd.engine.table import PosteriorTable
 from cryograd.fourier import resize_transform, resize_volume
 from cryograd.model.noise import Noise
+from cryograd.objective.picks import Picks
 from cryograd.objective.sums import Sums
 from cryograd.pose.memory import Memory
 from cryograd.rotations import FloatArray
@@ -91,11 +92,14 @@ class Side:
         Noise variance.
     images_drawn
         Images that the minibatches have drawn so far: the place in the endless shuffled sequence.
+    picks
+        How particles lie in their images; None where it is not known.
     """
 
     tracks: tuple[Track, ...]
     noise: Noise
     images_drawn: int = 0
+    picks: Picks | None = None
 
     @property
     def best(self) -> Track:

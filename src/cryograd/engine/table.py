@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cryograd.objective.ctf_refinement import best_scale
+from cryograd.objective.picks import Cues
 from cryograd.pose.posterior import Poses
 
 
@@ -23,7 +24,7 @@ class PosteriorTable:
     top_rotations, top_shifts, top_probabilities
         The R most probable rotations (n, R, 3, 3), best first, the origin offsets (n, R, 2) in Å at each, and
         their responsibilities (n, R).
-    log_evidence, entropy, effective_size, match, energy
+    log_evidence, entropy, effective_size, match, energy, spread
         Shape (n,), as in `Poses`.
     visited
         Whether the particle has been in a minibatch, shape (n,).
@@ -43,6 +44,7 @@ class PosteriorTable:
     effective_size: np.ndarray
     match: np.ndarray
     energy: np.ndarray
+    spread: np.ndarray
     visited: np.ndarray
     defocus_change: np.ndarray
     classes: np.ndarray
@@ -60,6 +62,7 @@ class PosteriorTable:
             effective_size=np.zeros(n),
             match=np.zeros(n),
             energy=np.zeros(n),
+            spread=np.zeros(n),
             visited=np.zeros(n, dtype=bool),
             defocus_change=np.zeros(n),
             classes=np.full((n, classes), 1.0 / classes),
@@ -116,6 +119,11 @@ class PosteriorTable:
             # The scale of all is the map's.
             found[seen] = best / best.mean()
         return found
+
+    def cues(self, members: np.ndarray, width: float, group: np.ndarray | None = None) -> Cues:
+        """What is known of some particles' images that says whether they belong, as `scales` takes them."""
+        scales = self.scales(members, width, group)
+        return Cues(scales, self.rotations[members], self.shifts[members], self.spread[members])
 
     def update(self, indices: np.ndarray, poses: Poses, probabilities: Tensor | None = None) -> None:
         """Write new rows for some particles, and their classes' probabilities (C, B) if given."""

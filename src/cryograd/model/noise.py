@@ -58,7 +58,9 @@ class NoisePower:
     count: Tensor
 
     @staticmethod
-    def of(residual: Tensor, disc: HalfDisc, group: Tensor, noise: Noise) -> "NoisePower":
+    def of(
+        residual: Tensor, disc: HalfDisc, group: Tensor, noise: Noise, counts: Tensor | None = None
+    ) -> "NoisePower":
         """The sums over some images.
 
         Parameters
@@ -71,12 +73,17 @@ class NoisePower:
             Optics group of each image, shape (B,).
         noise
             The present variance.
+        counts
+            How much each image counts, shape (B,); None where each counts once.
         """
         groups, shells = noise.variance.shape
+        each = torch.ones_like(residual[:, 0]) if counts is None else counts
+        each = each.double()
         power = torch.zeros(groups, shells, dtype=torch.float64, device=residual.device)
-        power[:, : residual.shape[1]].index_add_(0, group, residual.double())
+        power[:, : residual.shape[1]].index_add_(0, group, each[:, None] * residual.double())
         coefficients = torch.bincount(torch.as_tensor(disc.shells, device=residual.device), minlength=shells)
-        return NoisePower(power, torch.bincount(group, minlength=groups)[:, None] * coefficients)
+        images = torch.bincount(group, weights=each, minlength=groups)
+        return NoisePower(power, images[:, None] * coefficients)
 
     def __add__(self, other: "NoisePower") -> "NoisePower":
         """The sums over the images of both."""

@@ -19,7 +19,7 @@ from cryograd.version import __version__
 # Share of a run's time that checkpoints may take.
 SHARE = 0.05
 # Raised when what is stored changes its meaning.
-FORMAT = 9
+FORMAT = 10
 
 
 @dataclass(frozen=True)

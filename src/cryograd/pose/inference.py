@@ -29,7 +29,7 @@ from cryograd.pose.posterior import (
     rotation_entropy,
 )
 from cryograd.pose.proposal import REMEMBERED, Remembered, remember
-from cryograd.pose.quadrature import RotationGrid, ShiftGrid
+from cryograd.pose.quadrature import RotationGrid, ShiftGrid, shift_spread
 from cryograd.pose.sampling import Sampled, Sampling, evaluate_sampled, remember_drawn
 from cryograd.pose.search import Refined, Search, blocks_of, needed
 
@@ -166,7 +166,9 @@ class PoseInference:
             found.log_evidence,
             rotation_entropy(found.rotation_marginal),
             1.0 / found.rotation_marginal.square().sum(dim=1),
-            *(torch.zeros_like(found.log_evidence) for _ in range(2)),
+            match=torch.zeros_like(found.log_evidence),
+            energy=torch.zeros_like(found.log_evidence),
+            spread=shift_spread(found.shift_marginal, shifts[None]),
         )
         statistics = Statistics(rotations, slices, found.cross, found.power, None)
         marginals = []
@@ -243,7 +245,7 @@ class PoseInference:
             slice_points(disc, grid.device),
             self._frequencies(disc, grid.device),
             torch.zeros(1, 1, device=grid.device),
-            -0.5 * cells.shifts.square().sum(dim=-1) / search.shifts.prior_sigma**2,
+            search.shifts.prior.log_density(cells.shifts.square().sum(dim=-1)),
         )
 
     def _poses(self, batch: Batch, cells: Cells, search: Search, local: LocalPosterior, fit: Fit) -> Poses:
@@ -261,6 +263,7 @@ class PoseInference:
             1.0 / rotation.square().sum(dim=1),
             fit.match,
             fit.energy,
+            shift_spread(local.joint.sum(dim=2), cells.shifts),
         )
 
     def _at_known(self, grid: Tensor, batch: Batch, known: Known) -> LocalPosterior:
@@ -286,6 +289,7 @@ class PoseInference:
             effective_size=1.0 / rotation.square().sum(dim=1),
             match=fit.match,
             energy=fit.energy,
+            spread=torch.zeros_like(fit.match),
         )
         return Inference(statistics, known, poses, fit.residual, [], len(batch))
 
@@ -331,6 +335,5 @@ def concatenated(records: Sequence[Statistics] | Sequence[Poses]) -> list[Tensor
 def log_cell_weight(cells: Cells, grid: RotationGrid, shifts: ShiftGrid) -> float:
     """Log of the prior weight of one refined cell: its share of the grids' cells and the shifts' prior."""
     rotation = -math.log(len(grid.matrices)) + 3.0 * math.log(cells.angle / grid.spacing)
-    normaliser = -0.5 * (shifts.shifts**2).sum(axis=-1) / shifts.prior_sigma**2
-    shift = -float(np.logaddexp.reduce(normaliser)) + 2.0 * math.log(cells.length / shifts.spacing)
+    shift = -float(np.logaddexp.reduce(shifts.log_densities)) + 2.0 * math.log(cells.length / shifts.spacing)
     return rotation + shift

@@ -90,6 +90,8 @@ class Poses:
     match, energy
         Re⟨X, C P V⟩ and ‖C P V‖² under the posterior, whitened, shape (B,): their ratio is the scale of the
         image; 0 where only the shared grid was used.
+    spread
+        Variance of the origin offset in Å², both axes together, shape (B,).
     """
 
     top_rotations: Tensor
@@ -100,6 +102,7 @@ class Poses:
     effective_size: Tensor
     match: Tensor
     energy: Tensor
+    spread: Tensor
 
     @property
     def rotations(self) -> Tensor:

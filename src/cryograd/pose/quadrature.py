@@ -1,5 +1,6 @@
 """Quadratures over directions, in-plane angles and shifts whose spacing follows the resolution."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,6 +94,32 @@ class RotationGrid:
 
 
 @dataclass(frozen=True)
+class ShiftPrior:
+    """Where particles lie in their images: near the centre, or, some of them, anywhere.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation per axis of those near the centre, in Å.
+    stray
+        Share of those that lie anywhere.
+    reach
+        Å from the centre within which these lie.
+    """
+
+    sigma: float
+    stray: float = 0.0
+    reach: float = math.inf
+
+    def log_density(self, squares: Tensor) -> Tensor:
+        """Log density per Å² at some squared distances from the centre in Å²."""
+        near = -0.5 * squares / self.sigma**2 + math.log((1.0 - self.stray) / (2.0 * math.pi * self.sigma**2))
+        if self.stray == 0.0:
+            return near
+        return torch.logaddexp(near, near.new_tensor(math.log(self.stray / (math.pi * self.reach**2))))
+
+
+@dataclass(frozen=True)
 class ShiftGrid:
     """Shifts on a square lattice inside a circle, weighted by their prior.
 
@@ -102,17 +129,17 @@ class ShiftGrid:
         Origin offsets (x, y) in Å, shape (S, 2).
     spacing
         Lattice constant in Å.
-    prior_sigma
-        Standard deviation per axis of the Gaussian prior in Å.
+    prior
+        Where particles lie.
     """
 
     shifts: np.ndarray
     spacing: float
-    prior_sigma: float
+    prior: ShiftPrior
 
     @staticmethod
     def covering(
-        spacing: float, max_shift: float, prior_sigma: float, offset: np.ndarray | None = None
+        spacing: float, max_shift: float, prior: ShiftPrior, offset: np.ndarray | None = None
     ) -> "ShiftGrid":
         """Lattice of the given spacing (Å), displaced by ``offset`` cells, within ``max_shift`` Å."""
         n = int(np.ceil(max_shift / spacing)) + 1
@@ -121,13 +148,18 @@ class ShiftGrid:
         lattice = np.stack([x.ravel(), y.ravel()], axis=-1)
         lattice = (lattice + (0.0 if offset is None else offset)) * spacing
         inside = np.hypot(*lattice.T) <= max(max_shift, 0.75 * spacing)
-        return ShiftGrid(lattice[inside], spacing, prior_sigma)
+        return ShiftGrid(lattice[inside], spacing, prior)
 
     @property
     def log_weights(self) -> np.ndarray:
         """Log of the normalised prior weight of each shift, shape (S,)."""
-        log_weight = -0.5 * (self.shifts**2).sum(axis=-1) / self.prior_sigma**2
+        log_weight = self.log_densities
         return log_weight - np.logaddexp.reduce(log_weight)
+
+    @property
+    def log_densities(self) -> np.ndarray:
+        """Log prior density of each shift, shape (S,)."""
+        return self.prior.log_density(torch.from_numpy(np.square(self.shifts).sum(axis=-1))).numpy()
 
 
 @dataclass(frozen=True)
@@ -187,3 +219,9 @@ def split_shifts(shifts: Tensor, spacing: float) -> Tensor:
     """Four children (..., 4, 2) of each shift cell (..., 2) of the given side in Å."""
     offsets = torch.as_tensor(_SPLIT_2D * spacing, dtype=shifts.dtype, device=shifts.device)
     return shifts[..., None, :] + offsets
+
+
+def shift_spread(marginal: Tensor, shifts: Tensor) -> Tensor:
+    """Variance (B,) of shifts (B, S, 2), both axes together, under marginals (B, S)."""
+    mean = (marginal[..., None] * shifts).sum(dim=1, keepdim=True)
+    return (marginal * (shifts - mean).square().sum(dim=2)).sum(dim=1) / marginal.sum(dim=1)

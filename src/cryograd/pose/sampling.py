@@ -20,7 +20,7 @@ from cryograd.pose.posterior import (
     rotation_entropy,
 )
 from cryograd.pose.proposal import Annealing, Draw, Remembered, draw, propose, remember
-from cryograd.pose.quadrature import PoseGrid
+from cryograd.pose.quadrature import PoseGrid, shift_spread
 from cryograd.rotations import FloatArray
 
 
@@ -176,7 +176,9 @@ def _poses(batch: Batch, cells: Cells, local: LocalPosterior, log_count: Tensor)
         # Each of the rotations that one stands for has its share.
         1.0 / (rotation.square() * (-log_count).exp()).sum(dim=1),
         # Known once the statistics are made.
-        *(torch.zeros_like(local.log_evidence) for _ in range(2)),
+        match=torch.zeros_like(local.log_evidence),
+        energy=torch.zeros_like(local.log_evidence),
+        spread=shift_spread(local.joint.sum(dim=2), cells.shifts),
     )
 
 

@@ -50,8 +50,8 @@ def _of_metrics(metrics: dict[str, Any]) -> Iterator[str]:
         yield finding[0].upper() + finding[1:] + "."
     if metrics.get("n_junk"):
         yield (
-            f"{metrics['n_junk']:,} particles match the map less than most do and may not belong: they are "
-            "in junk.star, and entered the map, each with the weight of its scale."
+            f"{metrics['n_junk']:,} picks are probably not of the particle, by their scale or by where they "
+            "lie in their images: they are in junk.star, and counted less in the map."
         )
     if metrics.get("mask_too_tight"):
         yield "The mask makes correlation of its own; the resolution is that of the half maps without it."
