@@ -140,18 +140,18 @@ class March:
 
     A random start may lead to a wrong map whose evidence is clearly less. Several starts are therefore
     followed on the same minibatches at low resolution, where an iteration is cheap, and halved in number
-    until the one of most evidence is left. Classes all go on to the end.
+    until few are left, or the one of most evidence. Classes all go on to the end.
 
     Parameters
     ----------
     start_radius, select_radius, final_radius
-        Fourier pixels at the start, when one start is left, and at the end.
-    tracks, classes
-        Number of random starts, and of those that are left in the end.
+        Fourier pixels at the start, when starts have been selected, and at the end.
+    tracks, kept, classes
+        Number of random starts, of those that are followed to the end, and of classes.
     minibatch, start_minibatch
         Images in an iteration of the march, and of the starts.
     select, march, settle
-        Iterations until one start is left, then to the final radius, then at the final radius.
+        Iterations until starts have been selected, then to the final radius, then at the final radius.
     rate, last_rate
         Step size, and what it falls to while the map settles: harmonically, so that the last map is an
         average over as many images as it has seen there.
@@ -161,6 +161,7 @@ class March:
     select_radius: float
     final_radius: float
     tracks: int = 4
+    kept: int = 1
     classes: int = 1
     minibatch: int = 200
     start_minibatch: int = 100
@@ -249,11 +250,11 @@ class March:
         elif iteration < self.select + self.march:
             fraction = (iteration - self.select + 1) / self.march
             radius = self.select_radius + fraction * (self.final_radius - self.select_radius)
-            step = Step("march", iteration, radius, self.rate, self.minibatch, tracks=self.classes)
+            step = Step("march", iteration, radius, self.rate, self.minibatch, tracks=self._last)
         else:
             fraction = (iteration - self.select - self.march + 1) / self.settle
             rate = self.rate / (1.0 + fraction * (self.rate / self.last_rate - 1.0))
-            return Step("settle", iteration, self.final_radius, rate, self.minibatch, tracks=self.classes)
+            return Step("settle", iteration, self.final_radius, rate, self.minibatch, tracks=self._last)
         # Classes are equally large until the march is done: at each radius the map that is a little ahead
         # would fit all images a little better, and take them.
         return replace(step, temperature=self._temperature(iteration), even=True)
@@ -261,10 +262,15 @@ class March:
     def _survivors(self, iteration: int) -> int:
         """Half are dropped when half, and the rest when all, of the iterations before selection are done."""
         if iteration + 1 >= self.select:
-            return self.classes
+            return self._last
         if iteration + 1 < 2 * self.select // 3:
             return self.tracks
-        return max(self.classes, math.ceil(self.tracks / 2))
+        return max(self._last, math.ceil(self.tracks / 2))
+
+    @property
+    def _last(self) -> int:
+        """Tracks that are left in the end."""
+        return max(self.classes, self.kept)
 
     def _temperature(self, iteration: int) -> float:
         """Falls geometrically until half the march is done."""

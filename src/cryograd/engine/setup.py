@@ -25,6 +25,8 @@ from cryograd.steps.protocol import Solver
 SELECT_RADIUS = 8.0
 # Random starts by default where one map is wanted.
 STARTS = 4
+# Of these, starts of a refinement that are followed to its end.
+KEPT = 2
 # Bytes that all that a solver keeps of minibatches may take.
 MEMORY_BYTES = 2 * 2**30
 # Standard deviation of the prior of an image's scale around 1, in half-sets.
@@ -236,9 +238,9 @@ def _march(
     radii = (start, min(max(SELECT_RADIUS, start), finest), finest)
     march = March.of(solver.needs, len(images.particles), minibatch, radii, config.iterations, brief)
     several = config.classes > 1
-    return replace(
-        march, tracks=config.classes if several else config.starts or STARTS, classes=config.classes
-    )
+    tracks = config.classes if several else config.starts or STARTS
+    # At low resolution the better of two may be wrong.
+    return replace(march, tracks=tracks, kept=min(KEPT, tracks) if brief else 1, classes=config.classes)
 
 
 def _passes(
