@@ -21,12 +21,13 @@ demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	$(BIN)/cryograd demo -o $(DEMO)
 
-# The tests come last, so that their summary ends the output.
+# The tests come last, so that their summary ends the output. Those of an xdist_group share long runs, which
+# each process would make for itself if it had some of them.
 test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 2 -q -m 'not experiments'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q -m 'not experiments'
 
 experiments: $(VENV)/.ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m experiments

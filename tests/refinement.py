@@ -2,7 +2,7 @@
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,25 @@ def saving(moments: Iterable[Moment], saved: dict[int, dict[str, Any]], *numbers
 def differences(one: Moment, other: Moment) -> list[str]:
     """What is not the same in all bytes in two moments, but for the time that they took."""
     return list(_differences(one.saved(), other.saved(), ""))
+
+
+def differences_after(
+    resumed: Callable[[dict[str, Any]], Iterable[Moment]],
+    saved: dict[int, dict[str, Any]],
+    whole: Moment,
+    *spans: tuple[int, int],
+) -> list[str]:
+    """What is not the same in all bytes where a run goes on from moments that were saved of it.
+
+    It goes on from the first to the second number of iterations of each span, as a run that has the bytes of
+    another at any moment has them at the end, and to repeat all of it from each moment would take long.
+    """
+    found = []
+    for start, end in spans:
+        moment = next(one for one in resumed(saved[start]) if len(one.history) == end)
+        expected = whole.saved() if end == len(whole.history) else saved[end]
+        found += [f"{start} to {end}{where}" for where in _differences(moment.saved(), expected, "")]
+    return found
 
 
 def _differences(one: Any, other: Any, where: str) -> Iterator[str]:

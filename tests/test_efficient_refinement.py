@@ -21,7 +21,7 @@ def result(name: str, output: Path, *arguments: str, script: str | None = None) 
     return json.loads((output / f"{name}.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 def test_condition_numbers_are_above_the_bound_and_fall_with_the_ctf_and_preconditioning(tmp_path: Path):
     record = result("condition_number", tmp_path)
     plain, with_ctf = (
@@ -35,7 +35,7 @@ def test_condition_numbers_are_above_the_bound_and_fall_with_the_ctf_and_precond
         assert other["condition_number"] < row["condition_number"]
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 def test_hutchinsons_error_is_within_a_tenth_of_its_law(tmp_path: Path):
     record = result("hutchinson_error", tmp_path)
     assert record["largest_departure"] < 0.1
@@ -48,6 +48,7 @@ def known_poses(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("known poses")
 def test_the_minimum_at_known_poses_is_one_by_the_images_themselves(known_poses: dict[str, Any]) -> None:
     found = known_poses["reference"]
     assert found["relative_gradient_by_images"] < 1e-6
@@ -56,6 +57,7 @@ def test_the_minimum_at_known_poses_is_one_by_the_images_themselves(known_poses:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("known poses")
 def test_sums_reach_the_minimum_in_a_visit_of_each_image_and_no_rival_does(
     known_poses: dict[str, Any],
 ) -> None:

@@ -1,12 +1,7 @@
 """The program as a library: the commands as functions, on particles that take seconds."""
 
-import inspect
 import json
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +10,19 @@ import pandas as pd
 import pytest
 
 import cryograd
-from cryograd import CryogradError, Map, Particles, Result
+from cryograd import Map, Particles, Result
 from cryograd.cli.main import main
 from cryograd.data.star import read_star
 from cryograd.engine.parts import Moment
 from cryograd.objective.priors.gaussian import Gaussian
 from cryograd.report import map_images
-from cryograd.results import ClassResult
 from cryograd.simulation.molecule import SYMMETRY, molecule
 from cryograd.simulation.order import Simulated
 from cryograd.solvers.sgd import SGD, SGDState
 from cryograd.steps.protocol import Local, Move, Stepper, Volume
-from cryograd.validation.comparison import Comparison
+
+# Most tests look at one refinement.
+pytestmark = pytest.mark.xdist_group("runs of test_library")
 
 BOX, PIXEL, N = 16, 12.0, 48
 START: dict[str, Any] = {"symmetry": SYMMETRY, "max_shift": 12.0, "iterations": 4, "starts": 2, "threads": 1}
@@ -65,8 +61,30 @@ def particles(simulated: Simulated) -> Particles:
 
 
 @pytest.fixture(scope="module")
-def refined(particles: Particles, truth: Map) -> Result:
-    return cryograd.refine(particles, truth, **HALVES)
+def folder(truth: Map, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the refinement that most tests look at is written, beside the map that it starts from."""
+    folder = tmp_path_factory.mktemp("refined")
+    truth.write(folder / "start.mrc")
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def heard() -> list[int]:
+    """The iteration of every moment that it told of."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def refined(particles: Particles, folder: Path, heard: list[int]) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        without_surfaces(patch)
+        return cryograd.refine(
+            str(particles.source),
+            folder.parent / "start.mrc",
+            output=folder,
+            callback=lambda moment: heard.append(moment.state.iteration),
+            **HALVES,
+        )
 
 
 @pytest.fixture
@@ -78,80 +96,14 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def flat_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without surfaces, which take seconds."""
-    monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
+def without_surfaces(patch: pytest.MonkeyPatch) -> None:
+    """Surfaces take seconds of every report."""
+    patch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
 
 
 def tree(folder: Path) -> set[str]:
     """Names of all files and folders below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def parameters(thing: Callable[..., Any]) -> list[str]:
-    """Names that a function, or a class for its record, is called with."""
-    return [name for name in inspect.signature(thing).parameters if name not in ("self", "cls")]
-
-
-def undocumented(thing: Callable[..., Any]) -> list[str]:
-    """Parameters that a docstring says nothing of."""
-    _, _, described = (inspect.getdoc(thing) or "").partition("Parameters\n----------\n")
-    said = {
-        name.strip(" *") for line in described.split("\n") if line[:1].strip() for name in line.split(",")
-    }
-    return [name for name in parameters(thing) if name not in said]
-
-
-def test_every_name_can_be_imported_and_is_listed() -> None:
-    for name in cryograd.__all__:
-        assert getattr(cryograd, name) is not None
-    assert set(cryograd.__all__) <= set(dir(cryograd))
-    assert sorted(cryograd.__all__) == sorted([*cryograd._HOMES, "__version__"])
-    with pytest.raises(AttributeError, match="has no attribute 'reconstuct'"):
-        cryograd.reconstuct  # type: ignore[attr-defined]  # noqa: B018
-
-
-@pytest.mark.parametrize("name", sorted({*cryograd.__all__} - {"__version__"}))
-def test_every_name_is_documented(name: str) -> None:
-    thing = getattr(cryograd, name)
-    assert inspect.getdoc(thing)
-    assert "Parameters\n----------\n" in (inspect.getdoc(thing) or "") or getattr(
-        thing, "_is_protocol", False
-    )
-    if not getattr(thing, "_is_protocol", False):
-        assert undocumented(thing) == []
-    methods = {} if inspect.isfunction(thing) else vars(thing)
-    for member, value in methods.items():
-        function = getattr(value, "__func__", value)
-        if not member.startswith("_") and inspect.isfunction(function):
-            assert inspect.getdoc(function), member
-            assert undocumented(function) == [], member
-        if isinstance(value, property):
-            assert inspect.getdoc(value), member
-
-
-@pytest.mark.parametrize("record", [ClassResult, Comparison, Moment, Simulated])
-def test_records_that_functions_return_are_documented(record: type) -> None:
-    assert is_dataclass(record)
-    assert [field.name for field in fields(record) if field.init] == parameters(record)
-    assert undocumented(record) == []
-
-
-def test_importing_the_package_imports_nothing_slow() -> None:
-    code = (
-        "import sys, cryograd\n"
-        "cryograd.CryogradError, dir(cryograd), cryograd.__version__\n"
-        "print(sorted({'torch', 'numpy', 'pandas', 'scipy', 'numba', 'pydantic'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_package_is_a_program() -> None:
-    command = [sys.executable, "-m", "cryograd", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == (cryograd.__version__, "")
 
 
 def test_simulated_particles_come_with_the_truth(simulated: Simulated, truth: Map) -> None:
@@ -269,18 +221,19 @@ def test_one_map_for_each_class_is_refined_in_halves(particles: Particles, truth
 
 
 def test_a_folder_gets_the_files_of_the_command(
-    particles: Particles, truth: Map, tmp_path: Path, flat_reports: None
+    particles: Particles,
+    refined: Result,
+    folder: Path,
+    heard: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    truth.write(tmp_path / "start.mrc")
-    source, start = str(particles.source), tmp_path / "start.mrc"
-    calls: list[int] = []
-    result = cryograd.refine(
-        particles, start, output=tmp_path / "one", callback=lambda moment: calls.append(1), **HALVES
-    )
-    assert len(calls) == len(result.history)
+    without_surfaces(monkeypatch)
+    source, start = str(particles.source), folder.parent / "start.mrc"
+    assert len(heard) == len(refined.history)
     options = [text for name, value in HALVES.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     main(["refine", source, "--volume", str(start), "-o", str(tmp_path / "two"), *options])
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, two = folder, tmp_path / "two"
     assert tree(one) == tree(two)
     for name in tree(one):
         if name.endswith((".mrc", ".star", ".xml")):
@@ -290,9 +243,9 @@ def test_a_folder_gets_the_files_of_the_command(
     # What is returned is what is written.
     written = read_star(one / "particles.star")["particles"]
     np.testing.assert_allclose(
-        written[list(POSES)].astype(float), result.particles[list(POSES)].astype(float), atol=1e-5
+        written[list(POSES)].astype(float), refined.particles[list(POSES)].astype(float), atol=1e-5
     )
-    np.testing.assert_array_equal(Map.read(one / "half1.mrc").values, result.maps["half1"].values)
+    np.testing.assert_array_equal(Map.read(one / "half1.mrc").values, refined.maps["half1"].values)
 
 
 def test_maps_are_compared_in_memory_and_from_files(truth: Map, refined: Result, tmp_path: Path) -> None:
@@ -348,76 +301,6 @@ def test_solvers_and_priors_may_be_objects(particles: Particles, truth: Map) -> 
     assert not np.array_equal(heavy.volume.values, light.volume.values)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"symetry": "D2"}, "unknown option 'symetry', cryograd.refine, did you mean symmetry?"),
-        ({"max-shift": 3.0}, "unknown option 'max-shift', cryograd.refine, did you mean max_shift?"),
-        (
-            {"qqqqqq": 1},
-            "unknown option 'qqqqqq', cryograd.refine, see cryograd refine --help for the options",
-        ),
-        (
-            {"max_shift": -3.0},
-            "bad value -3.0, cryograd.refine --max-shift, it should be greater than or equal",
-        ),
-        ({"solver": "sgdd"}, "unknown solver 'sgdd', cryograd.refine --solver, did you mean 'sgd'?"),
-        ({"solver": SGD}, "needs, init, step$"),
-        ({"prior": 3}, "no prior 3, cryograd.refine --prior, give a name, or an object with value"),
-        ({"samples": 3.0}, "nothing looks at it without --proposal importance, --samples"),
-        ({"invert_contrast": True}, "read already, --invert-contrast, give it to read_particles"),
-        ({"pixel_size": 3.0}, "read already, --pixel-size, give it to read_particles"),
-        ({"resume": True}, "there is no run to resume, --resume, give the output folder of one"),
-    ],
-)
-def test_wrong_options_are_refused(
-    options: dict[str, Any], message: str, particles: Particles, truth: Map, empty: Path
-) -> None:
-    with pytest.raises(CryogradError, match=message):
-        cryograd.refine(particles, truth, **options)
-    assert tree(empty) == set()
-
-
-@pytest.mark.parametrize(
-    ("function", "nearest"),
-    [
-        (lambda: cryograd.abinitio("a.star", iteration=4), "cryograd.abinitio, did you mean iterations?"),
-        (lambda: cryograd.reconstruct("a.star", start=4), "cryograd.reconstruct, did you mean starts?"),
-        (
-            lambda: cryograd.simulate("a.pdb", output="b", particle=4),
-            "cryograd.simulate, did you mean particles",
-        ),
-        (lambda: cryograd.compare("a.mrc", "b.mrc", flip=True), "cryograd.compare, did you mean flip_hand?"),
-    ],
-)
-def test_every_function_names_the_nearest_option(function: Callable[[], Any], nearest: str) -> None:
-    with pytest.raises(CryogradError, match=nearest.replace("?", r"\?")):
-        function()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda m: replace(m, values=m.values[:9]),
-            r"a map of shape \(9, 16, 16\) .* is no cube, in-memory.mrc",
-        ),
-        (lambda m: replace(m, values=m.values[0]), r"a map of shape \(16, 16\) .* is no cube"),
-        (lambda m: replace(m, pixel_size=0.0), "a pixel size of 0 Å is no cube"),
-        (lambda m: replace(m, values=np.full_like(m.values, np.nan)), "the map has NaN or infinity"),
-        (
-            lambda m: replace(m, pixel_size=2.0),
-            "the map's box is 32.0 Å, the particles' is 192.0 Å, in-memory",
-        ),
-    ],
-)
-def test_maps_in_memory_are_checked_as_files_are(
-    change: Callable[[Map], Map], message: str, truth: Map, particles: Particles
-) -> None:
-    with pytest.raises(CryogradError, match=message):
-        cryograd.refine(particles, change(truth))
-
-
 def test_inverted_particles_are_recorded_as_such(particles: Particles, truth: Map, tmp_path: Path) -> None:
     """Or the run would be another one when it is repeated from its record, or resumed."""
 
@@ -428,13 +311,3 @@ def test_inverted_particles_are_recorded_as_such(particles: Particles, truth: Ma
     with pytest.raises(InterruptedError):
         cryograd.refine(dark, truth, output=tmp_path / "run", callback=callback, **HALVES)
     assert "invert_contrast = true" in (tmp_path / "run" / "run.toml").read_text()
-
-
-def test_errors_are_passed_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(CryogradError("what", "where", "remedy")))
-    assert (str(error), error.what, error.where, error.remedy) == (
-        "what, where, remedy",
-        "what",
-        "where",
-        "remedy",
-    )

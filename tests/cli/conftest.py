@@ -21,7 +21,7 @@ from cryograd.engine.table import PosteriorTable
 from cryograd.model.noise import Noise
 from cryograd.objective.priors import registry as priors
 from cryograd.pose.memory import Memory
-from cryograd.report import map_images
+from cryograd.report import map_images, plots
 from cryograd.rotations import random_rotations
 from cryograd.simulation.simulate import Simulation, simulate
 from cryograd.solvers import registry as solvers
@@ -208,8 +208,9 @@ def changed(state: State, config: Abinitio) -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """A stand-in for the engine: five instant iterations. Reports get no surfaces, which take seconds."""
+    """A stand-in for the engine: five instant iterations. Reports lack what takes seconds to draw."""
     monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
+    monkeypatch.setattr(plots, "as_svg", lambda *args: "<svg></svg>")
     fake = FakeEngine()
     monkeypatch.setattr(recipe, "abinitio", fake.abinitio)
     return fake

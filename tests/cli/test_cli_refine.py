@@ -1,12 +1,16 @@
 """Refinement and reconstruction from the command line, on small simulated images."""
 
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cryograd.cli.main import main
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.read import read_particles
@@ -18,7 +22,10 @@ from cryograd.simulation.simulate import Simulation, simulate
 from cryograd.validation.fsc import resolution_at, soft_sphere
 from cryograd.validation.gold_standard import GoldStandard
 
-from .conftest import Outcome, tree
+from .conftest import tree
+
+# Two runs that are made once are what most tests look at.
+pytestmark = pytest.mark.xdist_group("runs of test_cli_refine")
 
 BOX, PIXEL, N = 32, 6.0, 160
 FILES = {
@@ -51,36 +58,63 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(small: Path, output: Path) -> list[str]:
+    """The command line of the refinement that the tests look at."""
+    given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--max-shift", 12, "--passes", 1)
+    given += ("--minibatch", 20, "--threads", 1, "--top-poses", 4, "--json")
+    return [str(a) for a in ("refine", small / "particles.star", "-o", output, *given)]
+
+
 @pytest.fixture
-def refined(cryograd_command: Callable[..., Outcome], small: Path) -> Callable[..., Outcome]:
-    def run(output: Path, *arguments: object) -> Outcome:
-        given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--max-shift", 12)
-        given += ("--passes", 1, "--minibatch", 20, "--threads", 1)
-        return cryograd_command("refine", small / "particles.star", "-o", output, *given, *arguments)
-
-    return run
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last poses are found in several iterations, between which a run can be interrupted."""
+    monkeypatch.setattr("cryograd.engine.setup.CHUNK", 30 / BOX)
 
 
-def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_path: Path) -> None:
-    outcome = refined(tmp_path / "run", "--top-poses", 4, "--json")
-    assert outcome.status == 0, outcome.err
-    assert tree(tmp_path / "run") == FILES | {"poses.star"}
-    metrics = json.loads(outcome.out)
+@pytest.fixture(scope="module")
+def finished(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of a finished refinement, which no test changes, and what it said on standard output."""
+    folder, said = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr("cryograd.engine.setup.CHUNK", 30 / BOX)
+        main(command(small, folder))
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def copied(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished run, to go on with."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def again(small: Path, finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short refinement with another seed of what the first one wrote, in a mask of half its pixels."""
+    folder = tmp_path_factory.mktemp("again")
+    write_map(folder / "mask.mrc", soft_sphere(BOX // 2, 6.0, 2.0).astype(np.float32), 2 * PIXEL)
+    given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--passes", 0.5, "--threads", 1)
+    given += ("--max-resolution", 20, "--seed", 9, "--mask", folder / "mask.mrc")
+    main([str(a) for a in ("refine", finished[0] / "particles.star", "-o", folder / "run", *given)])
+    return folder / "run"
+
+
+def test_a_refinement_leaves_all_its_files(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    assert tree(folder) == FILES | {"poses.star"}
+    metrics = json.loads(said)
     assert 12.0 <= metrics["resolution_fsc143_angstrom"] < 20.0
     assert metrics["command"] == "refine"
     assert set(metrics["stage_seconds"]) == {"refine", "poses"}
-    half1, half2, mean = (
-        read_map(tmp_path / "run" / f"{name}.mrc")[0] for name in ("half1", "half2", "volume")
-    )
+    half1, half2, mean = (read_map(folder / f"{name}.mrc")[0] for name in ("half1", "half2", "volume"))
     assert half1.shape == half2.shape == mean.shape == (BOX, BOX, BOX)
     assert not np.array_equal(half1, half2)
-    written = read_particles(tmp_path / "run/particles.star")
+    written = read_particles(folder / "particles.star")
     assert len(written) == N
     assert written.half_set is not None
     assert np.bincount(written.half_set).tolist() == [0, N // 2, N // 2]
     for name in ("rlnLogLikeliContribution", "cryogradPoseEntropy", "cryogradEffectiveSampleSize"):
         assert np.isfinite(written.table[name].to_numpy()).all()
-    poses = read_star(tmp_path / "run/poses.star")["poses"]
+    poses = read_star(folder / "poses.star")["poses"]
     assert poses["cryogradPoseRank"].to_numpy().max() == 4
     _, particle = np.unique(poses["rlnImageName"].to_numpy(dtype=str), return_inverse=True)
     total = np.bincount(particle, poses["cryogradPoseProbability"].to_numpy(dtype=float))
@@ -91,7 +125,7 @@ def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_p
     assert shared["start_resolution_angstrom"] == pytest.approx(40.0)
     # Four minibatches of each half, shells up to Nyquist.
     assert (shared["curves"], shared["shells"]) == (4, BOX // 2 + 1)
-    html = (tmp_path / "run/report.html").read_text()
+    html = (folder / "report.html").read_text()
     assert "Half maps" in html
     assert "What the half-sets share" in html
     assert "the given one, up to 40.0 Å (4.8 Fourier pixels, with an edge of two); each half" in html
@@ -99,40 +133,32 @@ def test_a_refinement_leaves_all_its_files(refined: Callable, small: Path, tmp_p
     assert "4 curves, one an iteration, of 17 shells" in html
 
 
-@pytest.mark.slow
-def test_half_sets_that_were_written_are_used_again(
-    refined: Callable, cryograd_command: Callable, small: Path, tmp_path: Path
-) -> None:
-    assert refined(tmp_path / "one").status == 0
-    first = tmp_path / "one/particles.star"
-    given = ("--volume", small / "start.mrc", "--symmetry", SYMMETRY, "--passes", 0.5, "--threads", 1)
-    again = cryograd_command("refine", first, "-o", tmp_path / "two", "--seed", 9, *given)
-    assert again.status == 0
-    one, two = (read_particles(tmp_path / name / "particles.star") for name in ("one", "two"))
+def test_half_sets_that_were_written_are_used_again(finished: tuple[Path, str], again: Path) -> None:
+    one, two = (read_particles(folder / "particles.star") for folder in (finished[0], again))
     assert one.half_set is not None
     assert two.half_set is not None
     assert np.array_equal(one.half_set, two.half_set)
 
 
-def test_a_mask_may_have_another_sampling(refined: Callable, tmp_path: Path) -> None:
+def test_a_mask_may_have_another_sampling(again: Path) -> None:
     """The molecule fills a sphere of 60 Å; the mask has half the particles' pixels over the same box."""
-    write_map(tmp_path / "mask.mrc", soft_sphere(BOX // 2, 6.0, 2.0).astype(np.float32), 2 * PIXEL)
-    outcome = refined(tmp_path / "run", "--mask", tmp_path / "mask.mrc")
-    assert outcome.status == 0, outcome.err
-    used, pixel = read_map(tmp_path / "run/mask.mrc")
+    used, pixel = read_map(again / "mask.mrc")
     assert (len(used), pixel) == (BOX, pytest.approx(PIXEL))
     assert used[BOX // 2, BOX // 2, BOX // 2] > 0.95
     assert used[0].max() < 0.05
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_files_of_a_mask_that_is_too_tight_hold_the_correlation_without_it(
-    refined: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cryograd_command: Callable, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run that is resumed at its end writes its files again."""
+    assert "Half maps, without a mask" not in (copied / "fsc.xml").read_text()
     monkeypatch.setattr(GoldStandard, "mask_too_tight", True)
-    outcome = refined(tmp_path / "run", "--json")
+    outcome = cryograd_command("refine", "-o", copied, "--resume", "--json")
     assert outcome.status == 0, outcome.err
-    assert "Half maps, without a mask" in (tmp_path / "run/fsc.xml").read_text()
-    tables = read_star(tmp_path / "run/fsc.star")
+    assert "Half maps, without a mask" in (copied / "fsc.xml").read_text()
+    tables = read_star(copied / "fsc.star")
     shells = tables["fsc"]
     unmasked = shells["rlnFourierShellCorrelationUnmaskedMaps"].to_numpy(dtype=float)
     written = shells["rlnFourierShellCorrelationCorrected"].to_numpy(dtype=float)
@@ -142,47 +168,48 @@ def test_files_of_a_mask_that_is_too_tight_hold_the_correlation_without_it(
     assert final == pytest.approx(json.loads(outcome.out)["resolution_fsc143_angstrom"], abs=1e-3)
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_a_checkpoint_that_cannot_be_restored_costs_nothing(
-    refined: Callable, cryograd_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cryograd_command: Callable, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refined(tmp_path / "run").status == 0
-    before = tree(tmp_path / "run")
+    before = tree(copied)
 
     def broken(saved: dict, device: object) -> State:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(State, "from_state_dict", broken)
-    assert cryograd_command("refine", "-o", tmp_path / "run", "--resume").status == 130
-    assert tree(tmp_path / "run") == before
+    assert cryograd_command("refine", "-o", copied, "--resume").status == 130
+    assert tree(copied) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("iteration", [3, 7])
-def test_an_interrupted_refinement_ends_as_one_that_was_not(
-    refined: Callable,
+@pytest.mark.usefixtures("small_pieces")
+def test_a_refinement_that_is_interrupted_twice_ends_as_one_that_was_not(
     cryograd_command: Callable,
+    small: Path,
+    finished: tuple[Path, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    iteration: int,
 ) -> None:
     """While the map is changed, and while the last poses are found."""
-    monkeypatch.setattr("cryograd.engine.setup.CHUNK", 30 / BOX)
-    assert refined(tmp_path / "whole").status == 0
-    kept: list[checkpoint.Checkpoint] = []
+    kept: list[str] = []
     save = checkpoint.save
 
     def stop(path: Path, made: checkpoint.Checkpoint) -> None:
         save(path, made)
-        kept.append(made)
-        if len(kept) == iteration:
+        kept.append(made.moment["state"]["stage"])
+        if len(kept) in (3, 7):
             raise KeyboardInterrupt
 
+    every = ("--checkpoint-seconds", 0)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", stop)
-        assert refined(tmp_path / "broken", "--checkpoint-seconds", 0).status == 130
-    assert cryograd_command("refine", "-o", tmp_path / "broken", "--resume").status == 0
+        assert cryograd_command(*command(small, tmp_path / "run"), *every).status == 130
+        assert kept == ["refine"] * 3
+        assert cryograd_command("refine", "-o", tmp_path / "run", "--resume", *every).status == 130
+        assert kept[3:] == ["refine"] * 1 + ["poses"] * 3
+    assert cryograd_command("refine", "-o", tmp_path / "run", "--resume").status == 0
     for name in ("half1.mrc", "half2.mrc", "particles.star", "fsc.star"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -191,6 +218,7 @@ def test_reconstruction_from_a_random_start(
     cryograd_command: Callable, small: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     given = ("--symmetry", SYMMETRY, "--max-shift", 12, "--passes", 2, "--minibatch", 20, "--json", *options)
+    given += ("--starts", 2, "--max-resolution", 16)
     outcome = cryograd_command("reconstruct", small / "particles.star", "-o", tmp_path / "run", *given)
     assert outcome.status == 0, outcome.err
     metrics = json.loads(outcome.out)
@@ -205,7 +233,7 @@ def test_reconstruction_from_a_random_start(
     assert truth["resolution_fsc05_angstrom"] < 22.0
 
 
-def test_poses_are_not_invented(refined: Callable, small: Path, tmp_path: Path, refused: Callable) -> None:
+def test_poses_are_not_invented(small: Path, tmp_path: Path, refused: Callable) -> None:
     star = (small / "particles.star").read_text()
     kept = [name for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi") if name in star]
     assert kept

@@ -17,7 +17,7 @@ from refinement import configuration, last, simulated
 
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
-    return simulated(tmp_path_factory.mktemp("simulated")).select(np.arange(60))
+    return simulated(tmp_path_factory.mktemp("simulated")).select(np.arange(36))
 
 
 def plain(saved: Any) -> Any:
@@ -39,8 +39,8 @@ def plain_bytes(tensor: torch.Tensor) -> bytes:
 
 def runs(particles: Particles, solver: str, proposal: str) -> tuple[Any, ...]:
     """A run from a random start and a refinement, a few iterations each."""
-    options = {"solver": solver, "proposal": proposal, "minibatch": 10}
-    start = {"iterations": 5, "starts": 2, "max_resolution": 38.0, "start_resolution": 40.0, "held_out": 6}
+    options = {"solver": solver, "proposal": proposal, "minibatch": 6}
+    start = {"iterations": 5, "starts": 2, "max_resolution": 38.0, "start_resolution": 40.0, "held_out": 4}
     config = configuration(particles.source.parent, passes=0.7, **options)
     return (
         lambda: abinitio(particles, Abinitio(particles=particles.source, symmetry="D2", **options, **start)),
@@ -73,7 +73,7 @@ def test_later_iterations_do_not_change_what_was_saved(
 
 
 def test_the_state_of_a_run_is_one_object_that_each_iteration_changes(particles: Particles) -> None:
-    moments = refine(particles, configuration(particles.source.parent, passes=0.7, minibatch=10))
+    moments = refine(particles, configuration(particles.source.parent, passes=0.7, minibatch=6))
     first = next(moments)
     state, table, volume = first.state, first.state.table, first.state.volume
     again = next(moments)
@@ -84,7 +84,7 @@ def test_the_state_of_a_run_is_one_object_that_each_iteration_changes(particles:
 
 
 def test_a_state_that_comes_back_is_another_object_of_the_same_bytes(particles: Particles) -> None:
-    config = configuration(particles.source.parent, passes=0.7, minibatch=10, proposal="importance")
+    config = configuration(particles.source.parent, passes=0.7, minibatch=6, proposal="importance")
     moment = last(islice(refine(particles, config), 2))
     saved = moment.saved()
     restored = State.from_state_dict(saved["state"])
@@ -102,7 +102,7 @@ def test_a_state_that_comes_back_is_another_object_of_the_same_bytes(particles: 
 
 
 def test_what_was_saved_can_be_resumed_again_and_again(particles: Particles) -> None:
-    config = configuration(particles.source.parent, passes=0.7, minibatch=10, proposal="importance")
+    config = configuration(particles.source.parent, passes=0.7, minibatch=6, proposal="importance")
     moment = last(islice(refine(particles, config), 1))
     saved = moment.saved()
     before = plain(saved)

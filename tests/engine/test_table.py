@@ -41,7 +41,7 @@ def test_the_scales_of_images_are_found(particles: Particles, folder: Path) -> N
     images[weak] = 0.6 * images[weak] + np.sqrt(1.0 - 0.36) * noise[weak].astype(np.float32)
     write_stack(folder / "weak.mrcs", images, PIXEL)
     faded = replace(particles, stacks=(folder / "weak.mrcs",))
-    table = refined(faded, configuration(folder, passes=1.0)).state.table
+    table = refined(faded, configuration(folder, passes=1.0, max_resolution=16.0)).state.table
     found = scales_of_both(table)
     assert found.mean() == pytest.approx(1.0)
     assert np.median(found[weak]) / np.median(found[~weak]) == pytest.approx(0.6, abs=0.12)
@@ -58,7 +58,7 @@ def test_the_scales_of_groups_are_found(particles: Particles, folder: Path) -> N
     write_stack(folder / "faded.mrcs", faded, PIXEL)
     named = particles.table.assign(rlnMicrographName=[f"m{number}.mrc" for number in micrograph])
     given = replace(particles, stacks=(folder / "faded.mrcs",), table=named)
-    table = refined(given, configuration(folder, passes=1.0)).state.table
+    table = refined(given, configuration(folder, passes=1.0, max_resolution=16.0)).state.table
     found = scales_of_both(table, given.scale_group)
     means = np.array([found[(micrograph == number) & ~junk].mean() for number in range(4)])
     np.testing.assert_allclose(means / means.mean(), of_micrograph, atol=0.05)

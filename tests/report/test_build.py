@@ -1,6 +1,8 @@
 import base64
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from cryograd.report.surface import render_surface
 from cryograd.rotations import random_rotations
 from cryograd.simulation.simulate import Simulation, simulate
 
+# Most tests look at one run, and at its report.
+pytestmark = pytest.mark.xdist_group("runs of test_build")
+
 N, BOX = 30, 16
 
 
@@ -39,17 +44,24 @@ def log_row(iteration: int, **changes: object) -> dict:
     return {**row, **changes}
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run, made up; its surfaces are drawn small, which is faster."""
-    monkeypatch.setattr(map_images, "render_surface", partial(render_surface, pixels=40))
-    rng = np.random.default_rng(1)
+@pytest.fixture(autouse=True, scope="module")
+def small_surfaces() -> Iterator[None]:
+    """Surfaces are drawn small, which is faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(map_images, "render_surface", partial(render_surface, pixels=40))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made up, which no test changes."""
+    rng, parent = np.random.default_rng(1), tmp_path_factory.mktemp("runs")
     z, y, x = np.mgrid[:BOX, :BOX, :BOX] - float(BOX // 2)
     density = np.exp(-0.5 * (x**2 + y**2 + z**2) / 4.0).astype(np.float32)
     optics = Optics("group", electron_wavelength(300.0), 2.7e7, 0.1, 4.0, BOX)
-    particles = simulate(density, 4.0, Simulation(N, (optics,)), tmp_path / "in")
-    folder = tmp_path / "run <1>"
-    config = Abinitio(particles=tmp_path / "in/particles.star", output=folder, max_shift=20.0)
+    particles = simulate(density, 4.0, Simulation(N, (optics,)), parent / "in")
+    folder = parent / "run <1>"
+    config = Abinitio(particles=parent / "in/particles.star", output=folder, max_shift=20.0)
     folder.mkdir()
     (folder / "run.toml").write_text(f"# cryograd 1.0 abinitio\n\n{to_toml(config)}")
     (folder / "log.jsonl").write_text("".join(json.dumps(log_row(i)) + "\n" for i in range(1, 8)))
@@ -68,8 +80,20 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_report_holds_all_sections(run_folder: Path) -> None:
-    page = build_report(run_folder).read_text()
+@pytest.fixture
+def run_folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to change."""
+    return Path(shutil.copytree(finished, tmp_path / finished.name))
+
+
+@pytest.fixture(scope="module")
+def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of the finished run."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("reported") / finished.name)
+    return build_report(Path(folder)).read_text()
+
+
+def test_the_report_holds_all_sections(page: str) -> None:
     for heading in ("Map", "Convergence", "Poses", "Time", "Record"):
         assert f"<h2>{heading}</h2>" in page
     # Three surfaces, slices and projections.
@@ -77,8 +101,7 @@ def test_the_report_holds_all_sections(run_folder: Path) -> None:
     assert page.count("<svg") == 5
 
 
-def test_the_report_works_offline(run_folder: Path) -> None:
-    page = build_report(run_folder).read_text()
+def test_the_report_works_offline(page: str) -> None:
     addresses = re.findall(r'(?:src|href|xlink:href)="([^"#][^"]{0,11})', page)
     assert addresses
     assert all(address.startswith("data:image/p") for address in addresses)
@@ -87,25 +110,23 @@ def test_the_report_works_offline(run_folder: Path) -> None:
     assert "url(http" not in page
 
 
-def test_the_pictures_are_pngs(run_folder: Path) -> None:
-    page = build_report(run_folder).read_text()
-    for encoded in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
+def test_the_pictures_are_pngs(page: str) -> None:
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert pictures
+    for encoded in pictures:
         assert base64.b64decode(encoded).startswith(b"\x89PNG")
 
 
-def test_names_are_escaped(run_folder: Path) -> None:
-    page = build_report(run_folder).read_text()
+def test_names_are_escaped(page: str) -> None:
     assert "<1>" not in page
     assert "run &lt;1&gt;" in page
 
 
-def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
-    first = build_report(run_folder).read_bytes()
-    assert build_report(run_folder).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(run_folder: Path, page: str) -> None:
+    assert build_report(run_folder).read_bytes() == page.encode()
 
 
-def test_identifiers_of_the_plots_do_not_collide(run_folder: Path) -> None:
-    page = build_report(run_folder).read_text()
+def test_identifiers_of_the_plots_do_not_collide(page: str) -> None:
     clips = re.findall(r'<clipPath id="([^"]+)"', page)
     assert len(clips) == len(set(clips))
 
@@ -119,8 +140,8 @@ def test_an_unfinished_run_is_reported_as_such(run_folder: Path) -> None:
     assert "<h2>Convergence</h2>" in page
 
 
-def test_what_half_sets_resolve_is_not_called_what_images_are_used_to(run_folder: Path) -> None:
-    assert "resolution used" in build_report(run_folder).read_text()
+def test_what_half_sets_resolve_is_not_called_what_images_are_used_to(run_folder: Path, page: str) -> None:
+    assert "resolution used" in page
     with (run_folder / "log.jsonl").open("a") as log:
         log.write(json.dumps(log_row(8, stage="refine", resolution=11.7, correlation=[1.0])) + "\n")
     page = build_report(run_folder).read_text()

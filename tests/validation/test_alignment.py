@@ -53,7 +53,7 @@ def test_recovers_rotation_shift_and_hand(flipped, noise):
         assert fsc(result.volume, reference)[1][1:12].min() > 0.999
 
 
-@pytest.mark.parametrize("symmetry", ["D2", "C7", "D7"])
+@pytest.mark.parametrize("symmetry", ["C7", "D7"])
 def test_recovers_a_symmetric_map_up_to_its_group(symmetry):
     reference = blobs(symmetry)
     matrix, shift = known_motion(True, 3)
