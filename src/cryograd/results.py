@@ -15,6 +15,7 @@ from cryograd.engine.frame import mask_of, taken_out
 from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
+from cryograd.inspection.half_maps import of_half_maps
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.maps import Map
 from cryograd.objective.picks import Picks
@@ -336,13 +337,14 @@ def _metrics(
         ]
     minibatches = len(moment.run.sides[0].partition)
     refining = [row for row in state.history if row["stage"] == "refine"]
-    return found | {
+    found |= {
         "passes": len(refining) / minibatches,
         # A run that was told how long to go on says nothing of it.
         "still_improving": list(improving(state.history, minibatches)) if config.passes is None else None,
         "n_junk": int(np.sum(columns["cryogradJunkProbability"] > 0.5)),
         "shared": _shared(config, moment),
     }
+    return found | {"findings": [*found["findings"], *of_half_maps(found)]}
 
 
 def stage_seconds(history: list[dict[str, Any]]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def test_too_few_iterations_say_nothing() -> None:
 
 def test_what_improves_is_named() -> None:
     assert improving(rows([10.0, 10.1, 10.2, 10.3, 10.4, 10.5]), 1) == ("half maps",)
-    falling = [5.0 * (1.0 - 1.5 * ENTROPY_FALL) ** k for k in range(6)]
+    falling = [5.0 - 0.5 * ENTROPY_FALL * k for k in range(6)]
     assert improving(rows([10.0] * 6, falling), 1) == ("poses",)
     assert improving(rows([10.0] * 6, radius=[20.0] * 5 + [25.0]), 1) == ("resolution",)
 

@@ -8,8 +8,8 @@ from cryograd.engine.state import State
 
 # Iterations over which nothing may have improved, as a fraction of a pass and at least.
 FRACTION, FEWEST = 0.5, 3
-# Relative gain of the agreement, and relative fall of the mean entropy of poses, that count as none.
-AGREEMENT_GAIN, ENTROPY_FALL = 0.01, 0.15
+# Relative gain of the agreement, and fall of the mean entropy of poses in nats, that count as none.
+AGREEMENT_GAIN, ENTROPY_FALL = 0.01, 0.3
 # Mean entropy of poses in nats, that of 45 rotations which are alike, above which maps hardly move: so many
 # passes have to go by.
 FLAT, PATIENCE = 3.8, 3.0
@@ -59,6 +59,6 @@ def improving(history: list[dict[str, Any]], minibatches: int) -> tuple[str, ...
     if max(row["agreement"] for row in lately) > (1.0 + AGREEMENT_GAIN) * best:
         found.append("half maps")
     entropy = [min(row["entropy"] for row in some) for some in (before, lately)]
-    if entropy[1] > SURE and entropy[1] < (1.0 - ENTROPY_FALL) * entropy[0]:
+    if entropy[1] > SURE and entropy[1] < entropy[0] - ENTROPY_FALL:
         found.append("poses")
     return tuple(found)

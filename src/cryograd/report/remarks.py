@@ -1,15 +1,9 @@
 """What a person who knows the method would notice about a run."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 
 from cryograd.report.load import RunFiles
 from cryograd.report.plots import view_density
-
-# Shells from which on, and share below which, unevenness of the cones is worth a remark.
-EVEN_SHELLS, UNEVEN = 15.0, 0.5
 
 
 def remarks(run: RunFiles) -> list[str]:
@@ -20,7 +14,7 @@ def remarks(run: RunFiles) -> list[str]:
             "The run is not finished: this is the map so far, and the poses are missing. "
             f"Continue it with: cryograd {run.command} -o {run.folder} --resume"
         )
-    found += _of_metrics(run.metrics or {})
+    found += [f"{finding[0].upper()}{finding[1:]}." for finding in (run.metrics or {}).get("findings", ())]
     if run.poses is None:
         return found
     limit = shift_limit(run)
@@ -37,32 +31,7 @@ def remarks(run: RunFiles) -> list[str]:
             "Views are missing: a third of the directions or more has hardly any particles, and the map is "
             "blurred along them."
         )
-    if run.poses.max_probability is not None and float(np.median(run.poses.max_probability)) < 0.02:
-        found.append(
-            "The orientations are uncertain: the best one of the median particle has a probability below 2 %."
-        )
     return found
-
-
-def _of_metrics(metrics: dict[str, Any]) -> Iterator[str]:
-    """What a run's metrics say."""
-    for finding in metrics.get("findings", ()):
-        yield finding[0].upper() + finding[1:] + "."
-    if metrics.get("n_junk"):
-        yield (
-            f"{metrics['n_junk']:,} picks are probably not of the particle, by their scale or by where they "
-            "lie in their images: they are in junk.star, and counted less in the map."
-        )
-    if metrics.get("mask_too_tight"):
-        yield "The mask makes correlation of its own; the resolution is that of the half maps without it."
-    resolved = (metrics.get("box_size") or 0) * (metrics.get("pixel_size_angstrom") or 0.0)
-    resolved /= metrics.get("resolution_fsc143_angstrom") or np.inf
-    # With few shells the least of all cones is mostly chance.
-    if resolved >= EVEN_SHELLS and metrics["conical_fsc_area_ratio"] < UNEVEN:
-        yield (
-            "The resolution differs with the direction: along the worst one the correlation of the half maps "
-            f"is {metrics['conical_fsc_area_ratio']:.0%} of what it is along the best."
-        )
 
 
 def shift_limit(run: RunFiles) -> float | None:
