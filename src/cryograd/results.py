@@ -11,7 +11,7 @@ from cryograd.data.particles import Particles
 from cryograd.data.star import particle_table
 from cryograd.engine.convergence import improving
 from cryograd.engine.curves import noise_of_mean
-from cryograd.engine.frame import mask_of, taken_out
+from cryograd.engine.frame import finest_resolution, mask_of, taken_out
 from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
@@ -249,6 +249,7 @@ def _class_result(
         table.rotations[members] if members.any() else table.rotations,
         symmetry,
         config.seed,
+        finest_resolution(particles, config),
     )
     # Densities have the unit of the sampling that they are given at.
     unit = (first.pixel_size * len(state.mask) / state.extent) ** 2
@@ -278,8 +279,7 @@ def _posterior_columns(moment: Moment) -> dict[str, NDArray]:
 def _half_set_columns(particles: Particles, state: State, max_shift: float) -> dict[str, NDArray]:
     """Half-set, scale and probability of being junk."""
     table = state.table
-    everyone = np.arange(len(particles))
-    cues = table.cues(everyone, SCALE_WIDTH, particles.scale_group)
+    cues = table.cues(np.arange(len(particles)), SCALE_WIDTH, particles.scale_group)
     picks = Picks.of(cues, max_shift, state.extent / state.size)
     return {
         "rlnRandomSubset": table.half.astype(np.int64),
@@ -341,6 +341,7 @@ def _metrics(
         "passes": len(refining) / minibatches,
         # A run that was told how long to go on says nothing of it.
         "still_improving": list(improving(state.history, minibatches)) if config.passes is None else None,
+        "resolution_limit_angstrom": finest_resolution(particles, config),
         "n_junk": int(np.sum(columns["cryogradJunkProbability"] > 0.5)),
         "shared": _shared(config, moment),
     }

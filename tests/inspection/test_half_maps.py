@@ -14,6 +14,7 @@ SOUND: dict[str, Any] = {
     "box_size": 64,
     "pixel_size_angstrom": 1.0,
     "resolution_fsc143_angstrom": 3.0,
+    "resolution_limit_angstrom": 2.0,
     "conical_fsc_area_ratio": 0.8,
 }
 
@@ -24,6 +25,7 @@ SOUND: dict[str, Any] = {
         ({"max_probability_mean": 0.01}, "1.0% in the mean"),
         ({"error_over_expected": 1.97}, "2 times as much"),
         ({"n_junk": 1200}, "1,200 picks"),
+        ({"resolution_limit_angstrom": 3.0}, "the finest that was looked at"),
         ({"mask_too_tight": True}, "mask makes correlation"),
         ({"conical_fsc_area_ratio": 0.3}, "30% of"),
     ],

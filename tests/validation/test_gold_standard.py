@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from cryograd.data.mrc import read_map
 from cryograd.validation.fsc import fsc, resolution_at, soft_sphere
-from cryograd.validation.gold_standard import gold_standard, randomise_phases
+from cryograd.validation.gold_standard import GoldStandard, gold_standard, randomise_phases
 from cryograd.validation.masking import solvent_mask
 
 SIZE, PIXEL = 48, 3.0
@@ -131,3 +131,13 @@ def test_an_atomic_model_in_noise(shared_data):
     assert np.allclose(found.corrected[3:], expected[3:], atol=0.08)
     assert found.resolution() == pytest.approx(resolution_at(expected, 0.143, 64, pixel), rel=0.02)
     assert not found.mask_too_tight
+
+
+def test_a_claim_is_no_finer_than_what_images_were_looked_at_to() -> None:
+    """Whatever the correlation says beyond: the mask carries some of what is resolved there."""
+    values = np.where(np.arange(SIZE // 2 + 1) <= 12, 0.9, 0.2)
+    extent = SIZE * PIXEL
+    found = GoldStandard(SIZE, PIXEL, values, values, 0.0 * values, values, None, finest=extent / 12.0)
+    assert found.resolution() == pytest.approx(extent / 12.0)
+    assert found.resolution(0.5) == pytest.approx(extent / 12.0)
+    assert found.resolution(0.95) == pytest.approx(resolution_at(values, 0.95, SIZE, PIXEL))

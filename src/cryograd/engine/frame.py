@@ -93,6 +93,11 @@ def final_radius(particles: Particles, config: ParticleRun, default: float, most
     return finest
 
 
+def finest_resolution(particles: Particles, config: ParticleRun) -> float:
+    """Å of the finest resolution that half-sets may look at images to."""
+    return max(particles.nyquist, config.max_resolution or 0.0)
+
+
 def corner_noise(images: ImageStore, radius: float, members: np.ndarray) -> Noise:
     """Noise variance from what lies outside some of the particles, or at least from the corners."""
     limit = min(radius, images.size / 2 - 4.0)

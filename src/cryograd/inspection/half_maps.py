@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 # Mean probability of the best orientations below which the images do not tell them: the half maps then agree
 # on what all orientations share. Wrong maps of 200 images of a membrane protein and of 400 of ferritin had
 # 0.004 to 0.026, right ones of the former 0.09, of other particles 0.4 to 0.8.
@@ -13,6 +15,8 @@ UNEXPECTED = 1.5
 # Shells from which on, and share below which, unevenness of the cones is worth a remark: with few shells the
 # least of all cones is mostly chance.
 EVEN_SHELLS, UNEVEN = 15.0, 0.5
+# Times the finest resolution that images were looked at to, below which the resolution is a bound.
+AT_LIMIT = 1.01
 
 
 def of_half_maps(metrics: dict[str, Any]) -> Iterator[str]:
@@ -43,8 +47,13 @@ def of_half_maps(metrics: dict[str, Any]) -> Iterator[str]:
         )
     if metrics["mask_too_tight"]:
         yield "the mask makes correlation of its own; the resolution is that of the half maps without it"
+    if (metrics["resolution_fsc143_angstrom"] or np.inf) < AT_LIMIT * metrics["resolution_limit_angstrom"]:
+        yield (
+            f"the half maps agree up to {metrics['resolution_limit_angstrom']:.3g} Å, the finest that was "
+            "looked at: it may be better, as smaller pixels or a finer --max-resolution would tell"
+        )
     resolved = metrics["box_size"] * metrics["pixel_size_angstrom"]
-    resolved /= metrics["resolution_fsc143_angstrom"] or float("inf")
+    resolved /= metrics["resolution_fsc143_angstrom"] or np.inf
     if resolved >= EVEN_SHELLS and metrics["conical_fsc_area_ratio"] < UNEVEN:
         yield (
             "the resolution differs with the direction: along the worst one the correlation of the half maps "

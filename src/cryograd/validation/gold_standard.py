@@ -40,6 +40,9 @@ class GoldStandard:
         Of the maps in the mask, without what the mask makes; equal to ``masked`` below ``randomised_from``.
     randomised_from
         First shell with random phases; None where the unmasked maps agree to the last shell.
+    finest
+        Å of the finest resolution that images were looked at to: what lies beyond in the maps is none of
+        theirs, and the mask carries some of what is resolved there.
     """
 
     box: int
@@ -49,6 +52,7 @@ class GoldStandard:
     randomised: FloatArray
     corrected: FloatArray
     randomised_from: int | None
+    finest: float = 0.0
 
     @property
     def extent(self) -> float:
@@ -69,12 +73,13 @@ class GoldStandard:
         return self.unmasked if self.mask_too_tight else self.corrected
 
     def resolution(self, threshold: float = RESOLVED) -> float | None:
-        """Resolution in Å at which `correlation` first falls below a threshold, by `resolution_at`."""
-        return resolution_at(self.correlation, threshold, self.box, self.pixel_size)
+        """Resolution in Å at which `correlation` first falls below a threshold, at most the finest."""
+        found = resolution_at(self.correlation, threshold, self.box, self.pixel_size)
+        return None if found is None else max(found, self.finest)
 
 
 def gold_standard(
-    first: ArrayLike, second: ArrayLike, mask: ArrayLike, pixel_size: float, seed: int
+    first: ArrayLike, second: ArrayLike, mask: ArrayLike, pixel_size: float, seed: int, finest: float = 0.0
 ) -> GoldStandard:
     """Correlate two half maps unmasked, masked, masked with random phases, and corrected.
 
@@ -92,6 +97,8 @@ def gold_standard(
         Å.
     seed
         Of the random phases.
+    finest
+        Å of the finest resolution that images were looked at to.
     """
     halves = [np.asarray(half, dtype=np.float32) for half in (first, second)]
     mask = np.asarray(mask, dtype=np.float32)
@@ -109,7 +116,7 @@ def gold_standard(
         randomised = fsc(*(half * mask for half in noise))[1]
         beyond = np.arange(len(masked)) >= start
         corrected = np.where(beyond, _without_mask(masked, randomised), masked)
-    return GoldStandard(len(mask), pixel_size, unmasked, masked, randomised, corrected, start)
+    return GoldStandard(len(mask), pixel_size, unmasked, masked, randomised, corrected, start, finest)
 
 
 def _first_below(correlation: FloatArray) -> int:

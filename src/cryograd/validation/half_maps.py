@@ -57,6 +57,7 @@ def examine_half_maps(
     rotations: FloatArray,
     symmetry: str,
     seed: int,
+    finest: float = 0.0,
 ) -> Findings:
     """Examine two unfiltered half maps.
 
@@ -76,9 +77,11 @@ def examine_half_maps(
         Point group.
     seed
         Of random phases.
+    finest
+        Å of the finest resolution that images were looked at to.
     """
     soft = _mask(first, second, pixel_size, support) if mask is None else SolventMask(mask, None)
-    correlation = gold_standard(first, second, soft.values, pixel_size, seed)
+    correlation = gold_standard(first, second, soft.values, pixel_size, seed, finest)
     one, two, inside, wide = (torch.from_numpy(x) for x in (first, second, soft.values, support))
     return Findings(
         soft,
