@@ -128,3 +128,16 @@ def test_the_prior_of_shifts_is_a_density(stray: float) -> None:
     density = ShiftPrior(6.0, stray, REACH).log_density(squares).exp()
     within = density[squares <= REACH**2].sum() * 0.25**2
     assert float(within) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_images_without_any_shift_are_judged_by_their_scale() -> None:
+    """Also where none was looked for, and where they are centred better than the least width."""
+    rng = np.random.default_rng(2)
+    scale = np.concatenate([rng.normal(0.35, 0.08, 60), rng.normal(1.0, 0.08, 140)])
+    cues = of_scales(scale)
+    for shifts in (np.zeros((200, 2)), rng.normal(0.0, 1.5, (200, 2))):
+        exact = Cues(scale, cues.rotations, shifts, np.zeros(200))
+        picks = Picks.of(exact, 0.0, 6.0)
+        assert picks is not None
+        assert picks.others == pytest.approx(0.3, abs=0.03)
+        assert bool(picks.shift_prior.log_density(torch.zeros(1)).isfinite().all())

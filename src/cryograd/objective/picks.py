@@ -100,7 +100,7 @@ class Picks:
         if len(cues) < FEWEST:
             return None
         some = cues.at(slice(None, None, -(-len(cues) // SAMPLE)))
-        reach = max(reach, float(np.hypot(*some.shifts.T).max()))
+        reach = max(reach, float(np.hypot(*some.shifts.T).max()), 3.0 * least_width)
         low, middle, high = np.quantile(some.scale, [0.1, 0.5, 0.6]).tolist()
         width = max(float(some.scale.std()), 1e-3)
         # Others are told by where they lie, at any scale, or by their scale alone.
@@ -110,7 +110,7 @@ class Picks:
         ]
         settled = [start._settled(some, least_width) for start in starts]
         found = max(settled, key=lambda picks: picks._log_density(some).mean())
-        return found if found.told(some) else found._all_belong(some, least_width)
+        return found if found.told(some, least_width) else found._all_belong(some, least_width)
 
     @property
     def shift_prior(self) -> ShiftPrior:
@@ -125,12 +125,12 @@ class Picks:
         logs = self._log_densities(cues)
         return np.exp(logs[1] - np.logaddexp(*logs))
 
-    def told(self, cues: Cues) -> bool:
+    def told(self, cues: Cues, least_width: float) -> bool:
         """Whether the images say which of them do not belong."""
         probability = self.junk(cues)
         there = _entropy(np.array([probability.mean()]))[0]
         # Three parameters more than where all belong, by the Bayesian information criterion.
-        gain = self._log_density(cues).sum() - self._all_belong(cues, 0.0)._log_density(cues).sum()
+        gain = self._log_density(cues).sum() - self._all_belong(cues, least_width)._log_density(cues).sum()
         return gain > 1.5 * np.log(len(cues)) and _entropy(probability).mean() < (1.0 - TOLD) * there
 
     def _settled(self, cues: Cues, least_width: float) -> "Picks":
