@@ -43,6 +43,8 @@ class Stream(Enum):
     PHASES = (13, 1)
     # Signs that probe a Hessian: the iteration.
     SIGNS = (14, 1)
+    # The picks that say how particles lie in their images.
+    PICKS = (15, 0)
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

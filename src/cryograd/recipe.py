@@ -83,7 +83,7 @@ def abinitio(
     CryogradError
         An image, the mask or an option does not fit.
     """
-    refuse_mixtures(config)
+    refuse_mixtures(config, len(particles))
     finest = _start_radius(particles, config)
     images = _read(particles, config, finest, reading)
     start = Part(
@@ -132,7 +132,7 @@ def refine(
     CryogradError
         An image, a map, the mask or an option does not fit.
     """
-    refuse_mixtures(config, len(volumes))
+    refuse_mixtures(config, len(particles), len(volumes))
     members, final = half_sets(particles, config.seed), last_radius(particles, config)
     # A map that cannot be read is refused before the images are.
     starts = list(volumes) or [Map.read(path) for path in config.volume]
@@ -184,7 +184,7 @@ def reconstruct(
     CryogradError
         An image, the mask or an option does not fit, or no particle was found.
     """
-    refuse_mixtures(config)
+    refuse_mixtures(config, len(particles))
     members, final = half_sets(particles, config.seed), last_radius(particles, config)
     auto, divides = config.symmetry == "auto", config.classes > 1
     options = _of_start(particles, config, SYMMETRY_RADIUS if auto else START_RADIUS)

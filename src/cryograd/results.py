@@ -15,7 +15,7 @@ from cryograd.engine.frame import finest_resolution, mask_of, taken_out
 from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
-from cryograd.inspection.half_maps import of_half_maps
+from cryograd.inspection.half_maps import of_empty, of_half_maps
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.maps import Map
 from cryograd.objective.picks import Picks
@@ -310,7 +310,6 @@ def _metrics(
         "symmetry": ",".join(dict.fromkeys(single.symmetry for single in classes)),
         "seed": config.seed,
         "device": str(state.mask.device),
-        # A run that its held-out images ended has done fewer than it planned.
         "iterations": len(history),
         "wall_seconds": seconds,
         "stage_seconds": stage_seconds(history),
@@ -325,6 +324,7 @@ def _metrics(
         found["class_populations"] = table.classes.mean(axis=0).tolist()
     if not isinstance(config, HalfSetRun):
         return found | {
+            "findings": [*found["findings"], *of_empty([single.volume.values for single in classes])],
             "solver_memory_bytes": state.sides[0].best.solver_bytes,
             # Needs independent half-sets, which an ab initio run does not have.
             "resolution_fsc143_angstrom": None,

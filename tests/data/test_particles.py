@@ -299,3 +299,9 @@ def test_real_particles(shared_data: Path) -> None:
     np.testing.assert_array_equal(particles.image_index[:2], [0, 3])
     assert particles.astigmatism_angle[0] == pytest.approx(77.967194 * np.pi / 180)
     assert np.isfinite(particles.images(np.arange(len(particles)))).all()
+
+
+@pytest.mark.parametrize("pixel_size", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_pixel_size_that_is_no_length_is_refused(pixel_size: float) -> None:
+    with pytest.raises(CryogradError, match="not a length"):
+        read_particles("particles.star", pixel_size=pixel_size)

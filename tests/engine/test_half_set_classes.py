@@ -12,6 +12,7 @@ from cryograd.config import Refine
 from cryograd.data.mrc import write_map
 from cryograd.data.particles import Particles
 from cryograd.engine.frame import taken_out
+from cryograd.errors import CryogradError
 from cryograd.fourier import lowpass_volume
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.recipe import Moment, refine
@@ -197,3 +198,10 @@ def test_defocus_is_found_by_the_map_of_each_images_class(
     assert abs(np.median(change)) < 150.0
     assert right(moment.state.table.classes) > 0.95
     assert differences(last(refine(particles, run, resume=saved[4])), moment) == []
+
+
+def test_more_classes_than_particles_are_refused(particles: Particles, maps: tuple[Path, Path, Path]) -> None:
+    """Before any image is read."""
+    few = particles.select(np.arange(40))
+    with pytest.raises(CryogradError, match="21 classes for 40 particles"):
+        next(refine(few, config(few, maps[0], classes=21)))

@@ -35,8 +35,11 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
         )
         yield f"mean probability of the best orientation {metrics['max_probability_mean']:.2f}"
         yield f"map        {output}/volume.mrc"
-    for number, share in enumerate(metrics.get("class_populations", []), 1):
-        reached = f", {_angstrom(metrics['classes'][number - 1])}" if halves else ""
+    for number, mean in enumerate(metrics.get("class_populations", []), 1):
+        share, reached = mean, ""
+        if halves:
+            single = metrics["classes"][number - 1]
+            share, reached = single["share"], f", {_angstrom(single)}"
         yield f"class {number}    {output}/class{number}/volume.mrc, {share:.0%} of the particles{reached}"
     yield f"poses      {output}/particles.star"
     yield f"report     {output}/report.html"

@@ -1,5 +1,6 @@
 """Particle files of every supported kind, read into `Particles`."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def read_particles(
     CryogradError
         The file or its stacks are missing, broken or incomplete.
     """
+    if pixel_size is not None and not 0.0 < pixel_size < math.inf:
+        raise CryogradError(
+            f"the pixel size {pixel_size} is not a length",
+            path,
+            "give it in Å, or leave it out for the file's",
+        )
     path = Path(path)
     if not path.is_file():
         raise CryogradError("the particle file does not exist", path, "check the path")

@@ -67,7 +67,7 @@ def refuse_empty(behind: Behind, particles: Particles) -> None:
         raise CryogradError(
             "no particle was found in the images, the start is empty",
             particles.source,
-            "check the contrast (--invert-contrast), the CTFs and the picks",
+            "check the contrast (--invert-contrast), CTFs and picks; with few images give --prior none",
         )
 
 

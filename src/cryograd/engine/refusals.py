@@ -11,16 +11,21 @@ from cryograd.solvers import registry as solvers
 Mixture = tuple[bool, str, object, str]
 
 
-def refuse_mixtures(config: Abinitio | HalfSetRun, maps: int = 0) -> None:
+def refuse_mixtures(config: Abinitio | HalfSetRun, particles: int, maps: int = 0) -> None:
     """Refuse options of a run that do not go together.
 
     Parameters
     ----------
     config
         The options.
+    particles
+        How many there are.
     maps
         How many maps were given beside them.
     """
+    if 2 * config.classes > particles:
+        what = f"{config.classes} classes for {particles} particles"
+        raise CryogradError(what, "--classes", "give a class two particles at least, or many more")
     if config.symmetry != "auto":
         symmetries_of(config)
     hard = solvers.resolved(config.solver).needs.hard
