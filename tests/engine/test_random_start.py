@@ -156,9 +156,7 @@ def test_optics_groups_of_different_sampling_go_together(tmp_path: Path) -> None
 def test_the_average_and_the_last_gradients_find_the_molecule(particles: Particles, solver: str) -> None:
     state = _run(
         particles,
-        _config(
-            solver=solver, iterations=90, minibatch=40, starts=1, held_out=0, max_resolution=16.0, seed=1
-        ),
+        _config(solver=solver, iterations=90, minibatch=40, starts=1, held_out=0, max_resolution=16.0),
     )
     resolution = _resolution(state, particles)
     assert resolution is not None

@@ -9,6 +9,7 @@ from cryograd.engine.program import Step
 from cryograd.engine.run import Run, group_of
 from cryograd.engine.state import State
 from cryograd.objective.likelihood import Looked
+from cryograd.objective.picks import LEAST_STRAY
 from cryograd.pose.proposal import Remembered
 from cryograd.pose.quadrature import PoseGrid, RotationGrid, ShiftGrid, ShiftPrior, angular_spacing
 from cryograd.pose.sampling import Sampler, Sampling
@@ -23,10 +24,9 @@ MIDDLE_RADIUS, FINE_RADII = 14.0, (32.0, 64.0, 128.0, 256.0)
 ANGLE_CELLS, SHIFT_CELLS = 1.5, 2.5
 FINE_ANGLE_CELLS, FINE_SHIFT_CELLS = 1.25, 3.2
 # Before it is known where particles lie in their images: width of the shifts' prior as a fraction of the
-# largest shift, and the share of particles that may lie anywhere. A random start whose map may form anywhere
-# is wrong more often: of 200 simulated images of a membrane protein one of five starts is wrong with a width
-# of 0.45 and no strays, and none of five so.
-SHIFT_SIGMA, SHIFT_STRAY = 0.2, 0.2
+# largest shift. A random start whose map may form anywhere is wrong more often: of 200 simulated images of a
+# membrane protein one of five starts is wrong with a width of 0.45, and right with 0.2.
+SHIFT_SIGMA = 0.2
 # Slices that the drawn poses of one image may take, since they are in memory together.
 MOST_SLICES = 4096
 # Rotations of an image that the first refinement splits, at least and at most, and those after it; and
@@ -141,5 +141,5 @@ def _shifts(
     extent = run.images.extent
     if prior is None:
         sigma = max(SHIFT_SIGMA * run.max_shift, extent / run.images.size)
-        prior = ShiftPrior(sigma, SHIFT_STRAY, max(run.max_shift, sigma))
+        prior = ShiftPrior(sigma, LEAST_STRAY, max(run.max_shift, sigma))
     return ShiftGrid.covering(extent / radius / cells, run.max_shift, prior, offset)
