@@ -169,6 +169,9 @@ class Picks:
         squares = _distances(cues, centre)
         scale, scale_width = _mean_and_width(cues.scale, belongs)
         other_scale, other_scale_width = _mean_and_width(cues.scale, other)
+        if not self.anywhere:
+            # Told by their scale alone, a few particles of nearly equal scale would be a group of their own.
+            scale_width = max(scale_width, 0.5 * other_scale_width)
         # Where others lie like particles all say how these do.
         width = float(np.sqrt(0.5 * np.average(squares, weights=belongs if self.anywhere else None)))
         return Picks(
