@@ -46,9 +46,11 @@ from cryograd.images.held import HeldImages, read_images
 from cryograd.maps import Map
 from cryograd.pose.known import Known
 
-# The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets, which begin
-# well below, where it is sound.
+# The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets.
 FINEST_RADIUS, START_RADIUS = 28.0, 10.0
+# Fourier pixels of a start that half-sets begin with. In fewer a hollow or small molecule is a ball: where its
+# images do not tell their orientations, half-sets agree on what is left of the noise.
+SOUND_RADIUS = 9.0
 
 # Called with the number of images that were read and the number of all.
 Reading = Callable[[int, int], None]
@@ -265,11 +267,13 @@ def _read(particles: Particles, config: ParticleRun, finest: float, reading: Rea
 
 def _first_radius(particles: Particles, config: HalfSetRun, divided: bool) -> float:
     """Fourier pixels at which maps of half-sets start."""
-    radius = particles.extent / start_resolution(particles.extent, config)
+    radius, least = particles.extent / start_resolution(particles.extent, config), 0.0
     if divided:
         # Classes that were divided at some resolution would be alike again at a coarser one.
-        return min(max(radius, START_RADIUS), last_radius(particles, config))
-    return radius
+        least = START_RADIUS
+    elif isinstance(config, Reconstruct) and config.start_resolution is None:
+        least = SOUND_RADIUS
+    return min(max(radius, least), last_radius(particles, config))
 
 
 def _start_radius(particles: Particles, config: Abinitio) -> float:
