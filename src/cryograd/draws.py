@@ -45,6 +45,8 @@ class Stream(Enum):
     SIGNS = (14, 1)
     # The picks that say how particles lie in their images.
     PICKS = (15, 0)
+    # The seed of a group of starts, after the first: its number.
+    GROUP = (16, 1)
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

@@ -16,6 +16,8 @@ What the last moment says of particles and half maps is looked at in `results`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,12 @@ from cryograd.engine.frame import (
 )
 from cryograd.engine.half_sets import half_sets, last_radius
 from cryograd.engine.known_poses import no_poses, poses_of_file
-from cryograd.engine.parts import Behind, Moment, Part, performed
+from cryograd.engine.parts import Behind, Leave, Moment, Part, performed
+from cryograd.engine.program import Goal
 from cryograd.engine.refusals import refuse_mixtures
 from cryograd.engine.run import Run, group_of
-from cryograd.engine.setup import halves_run, joint_run, most_draws, symmetries_of
-from cryograd.engine.start import divided_state, halves_state, random_state
+from cryograd.engine.setup import STARTS, halves_run, joint_run, most_draws, symmetries_of
+from cryograd.engine.start import given_state, halves_state, random_state
 from cryograd.engine.state import State
 from cryograd.fourier import quick_size, resize_transform
 from cryograd.images.held import HeldImages, read_images
@@ -48,12 +51,16 @@ from cryograd.pose.known import Known
 
 # The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets.
 FINEST_RADIUS, START_RADIUS = 28.0, 10.0
-# Fourier pixels of a start that half-sets begin with. In fewer a hollow or small molecule is a ball: where its
+# Fourier pixels of a start that half-sets begin with. In fewer a hollow or small molecule is a ball: where
 # images do not tell their orientations, half-sets agree on what is left of the noise.
 SOUND_RADIUS = 9.0
+# Groups of random starts.
+GROUPS = 2
 
 # Called with the number of images that were read and the number of all.
 Reading = Callable[[int, int], None]
+# The first state of a part of the start.
+First = Callable[[Run, Abinitio, Behind], State]
 
 
 def abinitio(
@@ -194,17 +201,6 @@ def reconstruct(
     images = _read(particles, config, final, reading)
     poses, radius = no_poses(particles, config), _first_radius(particles, config, divides)
 
-    def start(mine: np.ndarray, seed: int, leave: Callable[[State, Behind], Behind]) -> Part:
-        own, brief = options.model_copy(update={"seed": seed}), not auto
-        mixed = generator(seed, Stream.START_IMAGES).permutation(mine)
-        drawn = np.sort(mixed[: most_draws(own, len(mine), finest, brief)])
-
-        def run(behind: Behind) -> Run:
-            small = images.cropped(drawn, quick_size(finest, images.size))
-            return joint_run(small, own, finest, last_pass=False, brief=brief)
-
-        return Part(config=own, run=run, first=lambda run, behind: random_state(run, own), leave=leave)
-
     def framed(state: State, behind: Behind) -> Behind:
         behind = leave_centred(state, behind)
         refuse_empty(behind, particles)
@@ -218,17 +214,68 @@ def reconstruct(
         maps = [_in_box(volumes, images.size) for volumes in behind.maps]
         return halves_state(run, config, [maps[-1] if divides else maps[0], maps[-1]], poses)
 
+    random = partial(_starts, images, options, "map" if auto else "start", finest)
     if config.independent_halves:
-        starts = [
-            start(members[0], config.seed, leave_centred),
-            start(members[1], config.seed + 1, framed),
-        ]
+        starts = [*random(members[0], 0, leave_centred), *random(members[1], 1, framed)]
     else:
-        starts = [start(np.arange(len(particles)), config.seed, framed)]
+        starts = random(np.arange(len(particles)), 0, framed)
     if divides:
         starts.append(_division(images, config, lambda behind: behind.maps[-1][0], None))
     refinement = Part(config=config, run=halves, first=first, leave=leave_maps)
     yield from performed([*starts, refinement], images, resume)
+
+
+def _starts(
+    images: HeldImages,
+    options: Abinitio,
+    goal: Goal,
+    finest: float,
+    mine: np.ndarray,
+    number: int,
+    leave: Leave,
+) -> list[Part]:
+    """The parts that make one map of some images: groups of random starts, and a contest of their best.
+
+    Starts that look at the same images in the same order tend to one map, also where it is wrong: each group
+    has an order of its own.
+    """
+    count = options.starts or STARTS
+    groups = min(GROUPS, count)
+
+    def part(place: int, starts: int, goal: Goal, first: First, leave: Leave) -> Part:
+        own = options.model_copy(update={"seed": _seed(options, place), "starts": starts})
+        mixed = generator(own.seed, Stream.START_IMAGES).permutation(mine)
+        drawn = np.sort(mixed[: most_draws(own, len(mine), finest, goal)])
+
+        def run(behind: Behind) -> Run:
+            small = images.cropped(drawn, quick_size(finest, images.size))
+            return joint_run(small, own, finest, last_pass=False, goal=goal)
+
+        return Part(own, run, lambda run, behind: first(run, own, behind), leave)
+
+    def random(run: Run, own: Abinitio, behind: Behind) -> State:
+        return random_state(run, own)
+
+    def rivals(run: Run, own: Abinitio, behind: Behind) -> State:
+        maps = [volumes[0] for volumes in behind.maps[-groups:]]
+        if not any(volume.any() for volume in maps):
+            refuse_empty(behind, images.particles)
+        return given_state(run, own, [volume for volume in maps if volume.any()])
+
+    def best(state: State, behind: Behind) -> Behind:
+        return leave(state, replace(behind, maps=behind.maps[:-groups]))
+
+    first = number * (GROUPS + 1)
+    if groups == 1:
+        return [part(first, count, goal, random, leave)]
+    sizes = [len(some) for some in np.array_split(np.arange(count), groups)]
+    parts = [part(first + k, size, goal, random, leave_maps) for k, size in enumerate(sizes)]
+    return [*parts, part(first + groups, groups, "contest", rivals, best)]
+
+
+def _seed(options: Abinitio, place: int) -> int:
+    """The seed of a part of the start."""
+    return int(generator(options.seed, Stream.GROUP, place).integers(2**31)) if place else options.seed
 
 
 def _division(
@@ -248,7 +295,8 @@ def _division(
         return joint_run(small, options, finest, known, last_pass=False, divided=True)
 
     def first(run: Run, behind: Behind) -> State:
-        return divided_state(run, options, resize_transform(volume(behind), run.images.size))
+        given = resize_transform(volume(behind), run.images.size)
+        return given_state(run, options, [given] * run.classes)
 
     def leave(state: State, behind: Behind) -> Behind:
         behind = leave_maps(state, behind)

@@ -48,18 +48,21 @@ def resolution(moment: Moment, particles: Particles, number: int, truth: np.ndar
 
 
 def test_a_run_resumes_from_its_start_and_from_its_half_sets(particles: Particles) -> None:
-    """With the same bytes as the run that was not interrupted."""
+    """With the same bytes as the run that was not interrupted.
+
+    Its parts are two groups of starts, the contest of their best, and the half-sets.
+    """
     some, saved = particles.select(np.arange(60)), {}
     options = config(some, minibatch=15, passes=1.0, max_resolution=25.0)
     stages = []
-    for whole in saving(reconstruct(some, options), saved, 30, *range(40, 60)):
+    for whole in saving(reconstruct(some, options), saved, 30, *range(80, 100)):
         stages = [row["stage"] for row in whole.history]
-        assert whole.parts == 2
+        assert whole.parts == 4
     changes = [stage for k, stage in enumerate(stages) if stages[k - 1 : k] != [stage]]
-    assert changes == ["starts", "march", "settle", "refine", "poses"]
-    first = stages.index("refine")
-    # In the start, at its end, in the half-sets, and at the end of all.
-    for number, part in ((30, 0), (first, 0), (first + 1, 1), (len(stages), 1)):
+    assert changes == ["starts", "march", "starts", "march", "settle", "refine", "poses"]
+    settle, refine = stages.index("settle"), stages.index("refine")
+    # In a start, in the contest, at its end, in the half-sets, and at the end of all.
+    for number, part in ((30, 0), (settle + 1, 2), (refine, 2), (refine + 1, 3), (len(stages), 3)):
         assert saved[number]["part"] == part
         rest = list(reconstruct(some, options, resume=saved[number]))
         assert len(rest) == max(1, len(stages) - number)
@@ -120,9 +123,9 @@ def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
 )
 def test_runs_that_bring_their_starts_together_resume(particles: Particles, options: dict[str, Any]) -> None:
     # With seed 0 the start of one half-set, of 120 images, is wrong.
-    settings, saved = config(particles, minibatch=60, passes=1.0, seed=1, **options), {}
+    settings, saved = config(particles, minibatch=60, passes=1.0, seed=1, starts=1, **options), {}
     # From one part into the next, and within the last part.
-    spans = [(40, 46), (84, 89)] if "independent_halves" in options else [(66, 72)]
+    spans = [(38, 42), (78, 82)] if "independent_halves" in options else [(66, 72)]
     whole = last(saving(reconstruct(particles, settings), saved, *itertools.chain(*spans)))
     spans.append((spans[-1][1], len(whole.history)))
     assert whole.parts == len(whole.behind.maps) + 1 == (3 if "independent_halves" in options else 2)

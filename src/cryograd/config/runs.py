@@ -62,7 +62,9 @@ class ParticleRun(Command):
         None, "Finest resolution in Å to use. [default: by the command]"
     )
     start_resolution: PositiveFloat | None = option(
-        None, "Resolution in Å of the start [default: 40, or 1/6 of the box where that is coarser]."
+        None,
+        "Resolution in Å of the start. [default: 40, or 1/6 of the box where that is coarser; half-sets begin with "
+        "1/9 of the box of a random start]",
     )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(

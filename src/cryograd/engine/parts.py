@@ -77,6 +77,10 @@ class Moment:
         return {"part": self.part, "behind": behind, "state": self.state.state_dict()}
 
 
+# What is behind when a part is done with a state.
+Leave = Callable[[State, Behind], Behind]
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a run.
@@ -96,7 +100,7 @@ class Part:
     config: Abinitio | HalfSetRun
     run: Callable[[Behind], Run]
     first: Callable[[Run, Behind], State]
-    leave: Callable[[State, Behind], Behind]
+    leave: Leave
 
 
 def performed(

@@ -10,6 +10,8 @@ from typing import Literal
 from cryograd.steps.protocol import Needs
 
 Stage = Literal["starts", "march", "settle", "refine", "ctf", "poses"]
+# What a march makes: a map, a start that half-sets cut and go on from, or the best of several such starts.
+Goal = Literal["map", "start", "contest"]
 
 # Temperature of the posterior over classes at the start.
 HOTTEST = 20.0
@@ -18,8 +20,8 @@ LARGEST_POSE_BATCH = 400
 # Iterations that are spent at the final radius, at least and at most, where these take every image once.
 SETTLE = (14, 50)
 # Iterations of the march and at the final radius of a map that a refinement goes on with: it cuts the map to
-# less than this radius, and makes it anew with all images.
-BRIEF = (16, 4)
+# less than this radius, and makes it anew with all images. Those in which starts are compared follow.
+BRIEF, CONTEST = (16, 0), 6
 # Shells beyond the last one that is resolved are open too, for so many Fourier pixels and up to so many times
 # its radius: what they hold is shrunk to what it is worth.
 MARGIN, GROWTH = 10.0, 1.3
@@ -178,7 +180,7 @@ class March:
         minibatch: int,
         radii: tuple[float, float, float],
         iterations: int | None,
-        brief: bool = False,
+        goal: Goal = "map",
     ) -> "March":
         """The lengths that a solver needs.
 
@@ -194,11 +196,13 @@ class March:
             `start_radius`, `select_radius` and `final_radius`.
         iterations
             All that change maps; None for the solver's own number.
-        brief
-            Whether the map is the start of a refinement, and need not settle.
+        goal
+            What is made.
         """
         select, march, settle = needs.stages
-        if settle is None and brief:
+        if goal == "contest":
+            select, march, settle = 0, 0, CONTEST
+        elif settle is None and goal == "start":
             march, settle = BRIEF
         elif settle is None:
             settle = min(max(math.ceil(images / minibatch), SETTLE[0]), SETTLE[1])
@@ -212,7 +216,7 @@ class March:
             march=march,
             settle=settle,
             # The longer it settles, the more images the last map averages.
-            last_rate=0.2 * SETTLE[0] / settle if needs.falling else 1.0,
+            last_rate=0.2 * SETTLE[0] / max(settle, 1) if needs.falling else 1.0,
         )
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun
 from cryograd.draws import Stream, generator
 from cryograd.engine.frame import Frame, start_resolution
-from cryograd.engine.program import March, apart
+from cryograd.engine.program import Goal, March, apart
 from cryograd.engine.run import Members, Run, group_of
 from cryograd.engine.state import State
 from cryograd.errors import CryogradError
@@ -25,8 +25,6 @@ from cryograd.steps.protocol import Solver
 SELECT_RADIUS = 8.0
 # Random starts by default where one map is wanted.
 STARTS = 4
-# Of these, starts of a refinement that are followed to its end.
-KEPT = 2
 # Bytes that all that a solver keeps of minibatches may take.
 MEMORY_BYTES = 2 * 2**30
 # Standard deviation of the prior of an image's scale around 1, in half-sets.
@@ -76,7 +74,7 @@ def joint_run(
     known: Known | None = None,
     last_pass: bool = True,
     divided: bool = False,
-    brief: bool = False,
+    goal: Goal = "map",
 ) -> Run:
     """A run in which all images make one map, or a map for each class.
 
@@ -94,14 +92,14 @@ def joint_run(
         Whether all particles get poses at the end.
     divided
         As `Run` has it.
-    brief
-        As `March.of` has it.
+    goal
+        What is made.
     """
     n, solver, frame = len(images.particles), solvers.resolved(config.solver), Frame.of(images, config)
     order = generator(config.seed, Stream.HELD_OUT).permutation(n)
     held_out, train = (np.sort(part) for part in np.split(order, [_held_out(config, solver, n)]))
     minibatch = _minibatch(config, solver, len(train), finest)
-    plan = _march(images, config, solver, finest, minibatch, brief)
+    plan = _march(images, config, solver, finest, minibatch, goal)
     symmetries = symmetries_of(config)
     sampler = None
     if config.proposal == "importance":
@@ -187,13 +185,13 @@ def with_prior(run: Run, config: Abinitio | HalfSetRun, state: State) -> Run:
     return replace(run, prior=priors.resolved(config.prior, state.scale, config.prior_weight))
 
 
-def most_draws(config: Abinitio, n: int, finest: float, brief: bool) -> int:
+def most_draws(config: Abinitio, n: int, finest: float, goal: Goal) -> int:
     """Particles of a set of n that a run from a random start looks at, without a last pass."""
     solver = solvers.resolved(config.solver)
     if solver.needs.takes == "all":
         return n
     minibatch = _minibatch(config, solver, n, finest)
-    march = March.of(solver.needs, n, minibatch, (1.0, 1.0, 1.0), config.iterations, brief)
+    march = March.of(solver.needs, n, minibatch, (1.0, 1.0, 1.0), config.iterations, goal)
     return min(n, march.draws)
 
 
@@ -231,16 +229,15 @@ def _minibatch(config: Abinitio, solver: Solver, n: int, radius: float) -> int:
 
 
 def _march(
-    images: ImageStore, config: Abinitio, solver: Solver, finest: float, minibatch: int, brief: bool
+    images: ImageStore, config: Abinitio, solver: Solver, finest: float, minibatch: int, goal: Goal
 ) -> March:
     """How long each stage is."""
-    start = images.extent / start_resolution(images.extent, config)
+    start = finest if goal == "contest" else images.extent / start_resolution(images.extent, config)
     radii = (start, min(max(SELECT_RADIUS, start), finest), finest)
-    march = March.of(solver.needs, len(images.particles), minibatch, radii, config.iterations, brief)
+    march = March.of(solver.needs, len(images.particles), minibatch, radii, config.iterations, goal)
     several = config.classes > 1
     tracks = config.classes if several else config.starts or STARTS
-    # At low resolution the better of two may be wrong.
-    return replace(march, tracks=tracks, kept=min(KEPT, tracks) if brief else 1, classes=config.classes)
+    return replace(march, tracks=tracks, kept=tracks if goal == "contest" else 1, classes=config.classes)
 
 
 def _passes(

@@ -77,9 +77,9 @@ def random_state(run: Run, config: Abinitio) -> State:
     return _first_state(run, [Side(tuple(tracks), noise)], _nothing(run))
 
 
-def divided_state(run: Run, config: ParticleRun, volume: Tensor) -> State:
-    """One map (W, W, W) for all classes of a run that divides its images at their first visit."""
-    return _first_state(run, [_given_side(run, config, 0, [volume] * run.classes)], _nothing(run))
+def given_state(run: Run, config: ParticleRun, volumes: Sequence[Tensor]) -> State:
+    """Maps (W, W, W) of one side: one for each class, or starts that compete."""
+    return _first_state(run, [_given_side(run, config, 0, volumes)], _nothing(run))
 
 
 def halves_state(
@@ -105,7 +105,8 @@ def _given_side(run: Run, config: ParticleRun, number: int, maps: Sequence[Tenso
     frame, members, radius = Frame.of(run.images, config), run.sides[number], run.program.start_radius
     noise = corner_noise(run.images, frame.radius, members.train)
     signal, tracks = Signal.of(run, number, noise), []
-    for symmetry, density in zip(run.symmetries, maps, strict=True):
+    for place, density in enumerate(maps):
+        symmetry = run.symmetries[place % run.classes]
         cut = lowpass_volume(density, radius - 0.5 * EDGE, EDGE)
         if not cut.any():
             what = f"the map is empty inside the mask at {run.images.extent / radius:.3g} Å"
