@@ -42,7 +42,7 @@ def resolve_stack(name: str, source: Path) -> Path:
     raise CryogradError(
         f"the image stack {name} does not exist",
         f"named in {source} (tried {listed}{' and the folders above' if len(tried) > 4 else ''})",
-        "run from the project folder that its name is relative to, or correct rlnImageName",
+        "run from the project folder that its name is relative to, or correct its name in the file",
     )
 
 
