@@ -103,6 +103,12 @@ def test_columns_of_the_optics_table_stay_as_they_are(make_star: Maker) -> None:
     assert written["rlnVoltage"] == "300.0"
 
 
+def test_names_of_groups_may_be_bytes_that_are_no_text(make_star: Maker) -> None:
+    path = make_star()
+    path.write_bytes(path.read_bytes().replace(b"opticsGroup1 1", b"Gitter_\xb5 1"))
+    assert [group["rlnOpticsGroupName"] for group in rewritten(path)["optics"]] == ["Gitter_\udcb5"]
+
+
 @pytest.mark.parametrize("names", [["A", "B"], ["7", "3"], ["session 1", "session 2"], ["grid#1", "grid#2"]])
 def test_groups_are_written_as_they_are_called(make_star: Maker, names: list[str]) -> None:
     optics = [f"g{i} '{name}' 300.0 2.7 0.1 1.5 8" for i, name in enumerate(names)]

@@ -150,6 +150,7 @@ def test_rows_of_a_table_that_is_there_twice_are_joined(tmp_path: Path) -> None:
         ("data_a\nhello\n", "has neither a loop nor a name with one value here: hello, line 2 of"),
         ("data_a\nloop_\n_x\n_x\n1 2\n", "a has the column x twice"),
         ("data_a\n_x 1\0\n", "the file is not text"),
+        ("data_a\n_x\udcb5 1\n", "a has a column whose name is no text in UTF-8"),
     ],
 )
 def test_what_is_no_star_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -310,7 +310,7 @@ def test_names_of_groups_may_be_text_and_numbers_be_written_differently() -> Non
     np.testing.assert_array_equal(particles.optics_index, [1, 0])
 
 
-@pytest.mark.parametrize("value", [1.5, 1e300])
+@pytest.mark.parametrize("value", [1.5, 1e11])
 def test_a_half_set_that_is_no_whole_number_is_refused(value: float) -> None:
     error = refusal(table=particle_table(rlnRandomSubset=[1.0, value]))
     assert error.what == f"rlnRandomSubset is {value:g}, not 1 or 2"
@@ -393,6 +393,14 @@ def test_a_value_that_is_no_number_is_named(name: str, value: object) -> None:
     error = refusal(table=particle_table(**{name: [1.0, value]}))
     assert error.what == f"{name} is not a number: {value}"
     assert (error.where, error.remedy) == (f"row 2 of {SOURCE}", "correct or remove the particle")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e20])
+def test_a_value_that_is_out_of_all_range_is_refused(value: float) -> None:
+    error = refusal(table=particle_table(rlnDefocusU=[1.0, value]))
+    assert error.what == f"rlnDefocusU is out of all range: {value}"
+    error = refusal(optics_table(rlnVoltage=[abs(value)]))
+    assert error.what == f"rlnVoltage is {abs(value):g}, out of all range"
 
 
 @pytest.mark.parametrize("sign", [0.0, 2.0, -0.5])

@@ -19,6 +19,9 @@ _LARGEST_DISTORTION = 0.2
 # Pixel sizes that differ by less than this share are the same, written with few digits.
 SAME_PIXEL_SIZE = 0.01
 
+# No value of a particle file is as large, whatever its unit.
+LARGEST_VALUE = 1e12
+
 # RELION's constants: h / sqrt(2 m e) in Å √V, and e / (2 m c²) in 1/V.
 _WAVELENGTH_SCALE = 12.2643247
 _RELATIVITY = 0.978466e-6
@@ -231,6 +234,8 @@ def _number(row: Mapping[Hashable, Any], name: str, where: object, default: floa
         value = math.nan
     if not math.isfinite(value):
         raise CryogradError(f"{name} is not a number: {row.get(name)}", where, "correct the value")
+    if abs(value) > LARGEST_VALUE:
+        raise CryogradError(f"{name} is {value:g}, out of all range", where, "correct the value")
     return value
 
 

@@ -263,7 +263,13 @@ class Particles:
             )
 
     def image_place(self, index: int) -> str:
-        """Where the image of a particle is, for messages."""
+        """Where the image of a particle is, for messages.
+
+        Parameters
+        ----------
+        index
+            Of the particle, from 0.
+        """
         return f"image {self.image_index[index] + 1} of {self.stacks[self.stack_index[index]]}"
 
 

@@ -1,7 +1,7 @@
 """Optics and particle tables of RELION's STAR files, 3.0 and from 3.1 on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,10 +49,10 @@ def _other_optics(blocks: "dict[str, pd.DataFrame]", particles: str) -> "pd.Data
 
 def _without_repeats(optics: "pd.DataFrame") -> "pd.DataFrame":
     """Optics rows without those that say the same again, as joined files have them."""
-    import pandas as pd
-
-    same = pd.DataFrame({name: keys(optics[name]) for name in optics.columns}, dtype=object).duplicated()
-    return optics.iloc[np.flatnonzero(~np.asarray(same))].reset_index(drop=True)
+    first: dict[tuple[Any, ...], int] = {}
+    for place, row in enumerate(zip(*(keys(optics[name]) for name in optics.columns), strict=True)):
+        first.setdefault(row, place)
+    return optics.iloc[list(first.values())].reset_index(drop=True)
 
 
 def _refuse_tilt_series(blocks: "dict[str, pd.DataFrame]", path: Path) -> None:

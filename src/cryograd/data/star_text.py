@@ -52,6 +52,10 @@ def read_text(path: Path) -> "dict[str, pd.DataFrame]":
 
     tables: dict[str, pd.DataFrame] = {}
     for name, block in _blocks(_lines(path), path):
+        for column in block.columns:
+            if not column.isprintable():
+                what = f"{name} has a column whose name is no text in UTF-8: {column}"
+                raise CryogradError(what, path, "rename the column")
         twice = [column for i, column in enumerate(block.columns) if column in block.columns[:i]]
         if twice:
             raise CryogradError(f"{name} has the column {twice[0]} twice", path, "remove one of the two")

@@ -14,6 +14,7 @@ from cryograd.data.groups import keys, with_constants_of_rows
 from cryograd.data.image_names import locate_images
 from cryograd.data.mrc import read_header
 from cryograd.data.optics import (
+    LARGEST_VALUE,
     REQUIRED_COLUMNS,
     SAME_PIXEL_SIZE,
     Optics,
@@ -217,10 +218,11 @@ def _numbers(table: "pd.DataFrame", name: str, source: object) -> FloatArray:
     import pandas as pd
 
     values = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.abs(values) <= LARGEST_VALUE))
     if bad.size:
+        kind = "out of all range" if np.isfinite(values[bad[0]]) else "not a number"
         raise CryogradError(
-            f"{name} is not a number: {table[name].iloc[bad[0]]}",
+            f"{name} is {kind}: {table[name].iloc[bad[0]]}",
             f"row {bad[0] + 1} of {source}",
             "correct or remove the particle",
         )
