@@ -269,6 +269,8 @@ def test_columns_of_another_type_are_named(tmp_path: Path, name: str, kind: obje
             {"alignments3D__pose": [[0, 0, 0], [0, 0, 0], [0, np.nan, 0]]},
             r"alignments3D/pose is .*nan.*row 3",
         ),
+        ({"blob__sign": [-1, 0.5, 1]}, "image sign is 0.5, not 1 or -1.*row 2"),
+        ({"blob__sign": [-1, 1, 1e30]}, "cryogradImageSign is out of all range.*row 3"),
         ({"blob__idx": [2**32 - 1, 0, 0]}, "blob/idx is 4294967295, row 1"),
         ({"blob__path": b"a\nb"}, "blob/path is .*row 1"),
         ({"ctf__tilt_A": [[1e9, 0.0]] * 3}, "rlnBeamTiltX is not a number"),

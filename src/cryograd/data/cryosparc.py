@@ -212,7 +212,8 @@ def _particle_table(rows: NDArray[Any]) -> "pd.DataFrame":
     }
     sign = _column(rows, "blob/sign", 1.0)
     if np.any(sign != 1.0):
-        columns[SIGN_COLUMN] = sign.astype(np.int64)
+        # What is no sign stays what it is, for the error that names it.
+        columns[SIGN_COLUMN] = sign.astype(np.int64) if np.all(np.abs(sign) == 1.0) else sign
     if "uid" in (rows.dtype.names or ()):
         columns["cryosparcUid"] = rows["uid"].astype(np.uint64)
     return pd.DataFrame(columns)
