@@ -17,7 +17,7 @@ LONGEST_FILE = 400
 # A module may import its own package and the layers before its own; packages of one layer do not know
 # each other.
 LAYERS = [
-    {"errors", "version", "threads", "fused", "atomic", "heap", "draws"},
+    {"errors", "printable", "version", "threads", "fused", "atomic", "heap", "draws"},
     {"registry", "paths"},
     {"config"},
     {"settings"},

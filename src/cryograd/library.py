@@ -17,6 +17,7 @@ from cryograd.config import Abinitio, Compare, ParticleRun, Reconstruct, Refine,
 from cryograd.data.mrc import refuse_constant
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
+from cryograd.data.star import refuse_unwritable
 from cryograd.errors import CryogradError
 from cryograd.maps import Map
 from cryograd.output.drive import begun, drive
@@ -254,6 +255,8 @@ def _performed(
         )
     if not len(particles):
         raise CryogradError("there are no particles", config.particles, "give some")
+    if folder is not None:
+        refuse_unwritable(folder.particles, particles)
     if config.threads is not None:
         set_threads(config.threads)
     given = particles

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cryograd.config import HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.particles import Particles
-from cryograd.data.star import particle_table
+from cryograd.data.star import as_numbers, particle_table
 from cryograd.engine.convergence import improving
 from cryograd.engine.curves import noise_of_mean
 from cryograd.engine.frame import finest_resolution, mask_of, taken_out
@@ -156,7 +156,7 @@ class Result:
     @property
     def particles(self) -> "pd.DataFrame":
         """The particles with their poses, under RELION's names and in RELION's units."""
-        return particle_table(self.given, self.rotations, self.shifts, self.columns)
+        return as_numbers(particle_table(self.given, self.rotations, self.shifts, self.columns))
 
 
 def examined(

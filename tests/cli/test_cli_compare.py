@@ -129,7 +129,7 @@ def two_sessions(simulated: Path, folder: Path) -> Path:
     rows = []
     for name in ("one", "two"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "particles.mrcs").symlink_to(simulated / "particles.mrcs")
+        (folder / name / "particles.mrcs").write_bytes((simulated / "particles.mrcs").read_bytes())
         names = tables["particles"]["rlnImageName"].astype(str)
         rows.append(tables["particles"].assign(rlnImageName=names.str.replace("@", f"@{name}/")))
     write_star(folder / "both.star", tables | {"particles": pd.concat(rows)})
@@ -148,6 +148,28 @@ def test_stacks_of_one_name_are_not_mixed_up(
     assert (found["n_particles"], found["matched_by"]) == (48, "stack and image")
     elsewhere = two_sessions(simulated, tmp_path / "copy")
     assert "no image in common" in refused("compare", whole, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("name", "linked", "matched_by"),
+    [
+        ("particles.mrc", True, "stack and image"),
+        ("other.mrcs", True, "stack and image"),
+        ("particles.mrc", False, "the stacks' names alone"),
+        ("000123456789012345678_particles.mrc", False, "the stacks' names alone"),
+    ],
+)
+def test_a_stack_is_known_under_another_name(
+    simulated: Path, cryograd_command: Callable, tmp_path: Path, name: str, linked: bool, matched_by: str
+) -> None:
+    text = (simulated / "particles.star").read_text()
+    (tmp_path / "again.star").write_text(text.replace("@particles.mrcs", f"@{name}"))
+    if linked:
+        (tmp_path / name).symlink_to(simulated / "particles.mrcs")
+    files = simulated / "particles.star", tmp_path / "again.star"
+    found = json.loads(cryograd_command("compare", *files, "--json").out)
+    assert (found["n_particles"], found["matched_by"]) == (24, matched_by)
+    assert found["median_angle_degrees"] < 0.01
 
 
 def test_equal_poses_have_no_error(simulated: Path, cryograd_command: Callable) -> None:

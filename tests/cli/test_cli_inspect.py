@@ -62,8 +62,11 @@ def test_broken_images_are_counted_and_named(simulated: Path, inspect: Callable,
     facts = inspect(copied(simulated, tmp_path, spoil))
     assert facts["images"]["broken"] == 2
     assert facts["images"]["sampled"] == 22
-    assert any("NaN" in text for text in facts["images"]["first_broken"])
-    assert any("image 8 of" in text for text in facts["images"]["first_broken"])
+    assert [(bad["particle"], bad["what"]) for bad in facts["images"]["broken_images"]] == [
+        (4, "the image has NaN or infinity"),
+        (8, "the image is constant (5)"),
+    ]
+    assert facts["images"]["broken_images"][1]["image"].startswith("image 8 of ")
     assert any(text.startswith("2 images cannot be used") for text in facts["findings"])
 
 
@@ -74,6 +77,78 @@ def test_filled_borders_are_found(simulated: Path, inspect: Callable, tmp_path: 
 
     assert inspect(simulated / "particles.star")["images"]["at_edge"] == 0
     assert inspect(copied(simulated, tmp_path, fill))["images"]["at_edge"] == 2
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -1e-3])
+def test_borders_of_one_value_are_found(
+    simulated: Path, inspect: Callable, tmp_path: Path, value: float
+) -> None:
+    def fill(images: np.ndarray) -> None:
+        images[5, :, 12:] = value
+        images[6, :5] = value
+        # Over the corner of the micrograph.
+        images[7, 11:] = images[7, :, :4] = value
+        images[8, 12:] = images[8].mean()
+
+    facts = inspect(copied(simulated, tmp_path, fill))
+    assert facts["images"]["at_edge"] == 4
+    assert any(text.startswith("4 images reach over the edge") for text in facts["findings"])
+
+
+def test_an_image_in_a_frame_of_one_value_is_masked_and_not_at_an_edge(
+    simulated: Path, inspect: Callable, tmp_path: Path
+) -> None:
+    def frame(images: np.ndarray) -> None:
+        inner = images[:3, 4:-4, 4:-4].copy()
+        images[:3] = 0.0
+        images[:3, 4:-4, 4:-4] = inner
+
+    facts = inspect(copied(simulated, tmp_path, frame))
+    assert facts["images"]["at_edge"] == 0
+    assert facts["images"]["masked"] == 3
+
+
+def test_a_header_that_contradicts_the_file_is_a_finding(
+    simulated: Path, inspect: Callable, tmp_path: Path
+) -> None:
+    path = copied(simulated, tmp_path, lambda images: None)
+
+    def findings(header: float, *options: str) -> list[str]:
+        with mrcfile.open(tmp_path / "particles.mrcs", "r+") as mrc:
+            mrc.voxel_size = header
+        return [text for text in inspect(path, *options)["findings"] if "header" in text]
+
+    assert findings(4.0) == findings(4.1) == findings(0.0) == findings(1.0) == []
+    (text,) = findings(8.0)
+    assert "say 8 Å per pixel, and the particle file 4 Å" in text
+    assert findings(8.0, "--pixel-size", "8") == []
+
+
+def test_bad_images_are_listed_on_the_page(
+    simulated: Path, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    def spoil(images: np.ndarray) -> None:
+        images[2:12] = 0.0
+
+    path = copied(simulated, tmp_path, spoil)
+    assert cryograd_command("inspect", path, "-o", tmp_path / "page.html").status == 0
+    page = (tmp_path / "page.html").read_text()
+    assert all(f"image {number} of " in page for number in range(3, 13))
+
+
+def test_names_are_printed_without_orders_to_the_terminal(
+    simulated: Path, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    path = copied(simulated, tmp_path, lambda images: None)
+    text = path.read_text().encode().replace(b"group\t1\t", b"gr\x1b[31m\xb5\t1\t")
+    assert b"\x1b" in text
+    path.write_bytes(text)
+    outcome = cryograd_command("inspect", path, "-o", tmp_path / "page.html")
+    assert outcome.status == 0
+    assert r"gr\x1b[31m\udcb5: 24 particles" in outcome.out
+    assert "gr" in (tmp_path / "page.html").read_text()
+    path.write_bytes(text.replace(b"particles.mrcs", b"a\x1b[2J.mrcs"))
+    assert cryograd_command("inspect", path).err.startswith(r"error: the image stack a\x1b[2J.mrcs does not")
 
 
 def test_images_in_other_units_are_noted(simulated: Path, inspect: Callable, tmp_path: Path) -> None:

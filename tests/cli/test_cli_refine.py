@@ -113,7 +113,7 @@ def test_a_refinement_leaves_all_its_files(finished: tuple[Path, str]) -> None:
     assert written.half_set is not None
     assert np.bincount(written.half_set).tolist() == [0, N // 2, N // 2]
     for name in ("rlnLogLikeliContribution", "cryogradPoseEntropy", "cryogradEffectiveSampleSize"):
-        assert np.isfinite(written.table[name].to_numpy()).all()
+        assert np.isfinite(written.table[name].to_numpy(dtype=float)).all()
     poses = read_star(folder / "poses.star")["poses"]
     assert poses["cryogradPoseRank"].to_numpy().max() == 4
     _, particle = np.unique(poses["rlnImageName"].to_numpy(dtype=str), return_inverse=True)

@@ -1,3 +1,5 @@
+import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -5,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import starfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cryograd.data.read import read_particles
 from cryograd.data.star import write_particles_star
@@ -187,7 +191,7 @@ def test_missing_column_is_named(tmp_path: Path, name: str) -> None:
         ({"blob__shape": 16}, "8 × 8 pixels, but optics group exposureGroup4 has box size 16"),
         ({"blob__idx": [0, 1, 3]}, "image 4 is beyond the end"),
         ({"blob__path": b"J1/imported/none.mrc"}, r"J1/imported/none\.mrc does not exist"),
-        ({"ctf__df1_A": [1, np.nan, 1]}, "rlnDefocusU is not a number: nan, row 2"),
+        ({"ctf__df1_A": [1, np.nan, 1]}, "ctf/df1_A is nan, row 2"),
     ],
 )
 def test_bad_values_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -218,3 +222,112 @@ def test_stack_is_found_from_the_current_folder(tmp_path: Path, monkeypatch: pyt
         read_particles(moved)
     monkeypatch.chdir(tmp_path / "project")
     assert len(read_particles(moved)) == 3
+
+
+def altered(path: Path, name: str, kind: object) -> Path:
+    """The same particles with one column of another type."""
+    rows = np.load(path)
+    types = [(field, kind if field == name else rows.dtype[field]) for field in rows.dtype.names or ()]
+    other = np.zeros(len(rows), dtype=types)
+    for field in rows.dtype.names or ():
+        if field != name:
+            other[field] = rows[field]
+    np.save(path.with_suffix(".npy"), other)
+    return path.with_suffix(".npy").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("blob/path", "<f4"),
+        ("blob/path", "<U40"),
+        ("blob/idx", ("<u4", (1,))),
+        ("blob/idx", "<f4"),
+        ("blob/shape", "<u4"),
+        ("blob/shape", ("<u4", (0,))),
+        ("blob/psize_A", "S8"),
+        ("blob/sign", "<M8[s]"),
+        ("ctf/cs_mm", [("a", "<f4")]),
+        ("ctf/df1_A", "<c8"),
+        ("ctf/tilt_A", ("<f4", (3,))),
+        ("alignments3D/pose", ("<f4", (0,))),
+        ("alignments3D/pose", ("<f4", (3, 4))),
+        ("alignments3D/split", "?"),
+        ("uid", "S8"),
+    ],
+)
+def test_columns_of_another_type_are_named(tmp_path: Path, name: str, kind: object) -> None:
+    with pytest.raises(CryogradError, match=f"the column {name} has the "):
+        read_particles(altered(make_cs(tmp_path), name, kind))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blob__psize_A": [2.0, np.inf, 2.0]}, "blob/psize_A is inf, row 2"),
+        (
+            {"alignments3D__pose": [[0, 0, 0], [0, 0, 0], [0, np.nan, 0]]},
+            r"alignments3D/pose is .*nan.*row 3",
+        ),
+        ({"blob__sign": [-1, 0.5, 1]}, "image sign is 0.5, not 1 or -1.*row 2"),
+        ({"blob__sign": [-1, 1, 1e30]}, "cryogradImageSign is out of all range.*row 3"),
+        ({"blob__idx": [2**32 - 1, 0, 0]}, "blob/idx is 4294967295, row 1"),
+        ({"blob__path": b"a\nb"}, "blob/path is .*row 1"),
+        ({"ctf__tilt_A": [[1e9, 0.0]] * 3}, "rlnBeamTiltX is not a number"),
+        ({"blob__psize_A": -2.0}, "rlnImagePixelSize is -2, not positive"),
+    ],
+)
+def test_damaged_values_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CryogradError, match=message):
+        read_particles(make_cs(tmp_path, **changes))
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, 2000), noise=st.binary(min_size=1, max_size=30), cut=st.booleans())
+def test_damaged_files_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes, cut: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("cs")
+    path = make_cs(folder)
+    content = path.read_bytes()
+    path.write_bytes(content[:place] if cut else content[:place] + noise + content[place + len(noise) :])
+    with contextlib.suppress(CryogradError):
+        read_particles(path)
+
+
+def test_many_columns_are_no_hindrance(tmp_path: Path) -> None:
+    path = make_cs(tmp_path)
+    rows = np.load(path)
+    more = [(f"alignments_class_{i}/class_posterior_of_this_job", "<f4") for i in range(400)]
+    wide = np.zeros(len(rows), dtype=[*rows.dtype.descr, *more])
+    for name in rows.dtype.names or ():
+        wide[name] = rows[name]
+    with path.open("wb") as file:
+        np.save(file, wide)
+    assert len(path.read_bytes()) > 20_000
+    assert len(read_particles(path)) == 3
+
+
+@pytest.mark.parametrize("name", ["Gitter_\udcb5m.mrc", "grille_\u00e9t\u00e9.mrc", "a b.mrc"])
+def test_stacks_are_found_by_the_bytes_of_their_names(tmp_path: Path, name: str) -> None:
+    path = make_cs(tmp_path, blob__path=b">J1/imported/" + os.fsencode(name))
+    (tmp_path / "J1" / "imported" / "b.mrc").rename(tmp_path / "J1" / "imported" / name)
+    particles = read_particles(path)
+    write_particles_star(tmp_path / "out.star", particles)
+    np.testing.assert_array_equal(
+        read_particles(tmp_path / "out.star").images([0, 1, 2]), particles.images([0, 1, 2])
+    )
+
+
+@pytest.mark.parametrize("split", [0, 1])
+def test_one_half_for_all_is_no_split(tmp_path: Path, split: int) -> None:
+    assert read_particles(make_cs(tmp_path, alignments3D__split=split)).half_set is None
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = make_cs(tmp_path)
+    rows = np.load(path)[:0]
+    with path.open("wb") as file:
+        np.save(file, rows)
+    with pytest.raises(CryogradError, match="no rows"):
+        read_particles(path)

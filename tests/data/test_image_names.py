@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryograd.data.tables import resolve_stack, split_image_names
+from cryograd.data.image_names import locate_images, resolve_stack, split_image_names
 from cryograd.errors import CryogradError
+from stacks import write_stack
 
 SOURCE = Path("/project/Extract/job3/particles.star")
 
@@ -22,12 +23,40 @@ def test_image_names_are_split() -> None:
     stacks, stack, image = split(names)
     assert stacks == ["Extract/a.mrcs", "b.mrcs", "single.mrc"]
     np.testing.assert_array_equal(stack, [0, 1, 0, 2])
-    np.testing.assert_array_equal(image, [2, 0, 6, 0])
+    np.testing.assert_array_equal(image, [2, 0, 6, -1])
 
 
-def test_a_name_with_two_at_signs_is_refused() -> None:
-    with pytest.raises(CryogradError, match="1@me@host/a has no valid image number"):
-        split(["1@me@host/a"])
+@pytest.mark.parametrize(
+    ("name", "stack", "image"),
+    [
+        ("000001@jane@lab.example/job007/p.mrcs", "jane@lab.example/job007/p.mrcs", 0),
+        ("12@/home/jane@lab/x@y.mrcs", "/home/jane@lab/x@y.mrcs", 11),
+        # Digits do not stand before the first sign, so that it is part of the name.
+        ("jane@lab.example/p.mrc", "jane@lab.example/p.mrc", -1),
+        ("/data/1@2/p.mrc", "/data/1@2/p.mrc", -1),
+        ("x1@a.mrc", "x1@a.mrc", -1),
+        ("²@a.mrc", "²@a.mrc", -1),
+    ],
+)
+def test_the_number_stands_before_the_first_at_sign(name: str, stack: str, image: int) -> None:
+    stacks, _, numbers = split([name])
+    assert (stacks, numbers.tolist()) == ([stack], [image])
+
+
+def test_a_name_alone_is_that_of_one_image(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((6, 8, 8), dtype=np.float32)
+    write_stack(tmp_path / "one.mrc", images[:1], 1.5)
+    write_stack(tmp_path / "tilts.mrcs", images, 1.5)
+    source = tmp_path / "particles.star"
+    _, _, numbers = locate_images(pd.DataFrame({"rlnImageName": ["one.mrc"]}), source, True)
+    assert numbers.tolist() == [0]
+    with pytest.raises(CryogradError, match=r"tilts\.mrcs has no image number, and its file has 6 sections"):
+        locate_images(pd.DataFrame({"rlnImageName": ["one.mrc", "tilts.mrcs"]}), source, True)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
+    with pytest.raises(CryogradError, match="does not exist"):
+        resolve_stack("x" * 5000 + ".mrcs", SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +72,7 @@ def test_suffixes_that_force_a_format_are_dropped(name: str, stack: str) -> None
     assert split([name])[0] == [stack]
 
 
-@pytest.mark.parametrize("name", ["0@a.mrcs", "-1@a.mrcs", "1.5@a.mrcs", "x@a.mrcs", "@a.mrcs", "nan@a.mrcs"])
+@pytest.mark.parametrize("name", ["0@a.mrcs", "000000@a.mrcs", "9999999999@a.mrcs", "9" * 5000 + "@a.mrcs"])
 def test_image_numbers_that_are_none_are_named(name: str) -> None:
     with pytest.raises(CryogradError) as error:
         split(["1@a.mrcs", name])

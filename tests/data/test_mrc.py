@@ -178,6 +178,31 @@ def test_bad_maps_are_refused(tmp_path: Path) -> None:
         read_map(path)
 
 
+@pytest.mark.parametrize(
+    ("grid", "cell"),
+    [((4, 4, 4), 6.0), ((4, 4, 1), 6.0), ((4, 4, 1), 1.5)],
+)
+def test_a_volume_may_be_flagged_as_a_stack(tmp_path: Path, grid: tuple[int, ...], cell: float) -> None:
+    path = tmp_path / "a.mrc"
+    write_map(path, np.arange(64, dtype=np.float32).reshape(4, 4, 4), 1.5)
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<3i3f", raw, 28, *grid, 6.0, 6.0, cell)
+    struct.pack_into("<i", raw, 88, 0)
+    path.write_bytes(raw)
+    assert read_map(path)[1] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("cell", [7.0, 24.0, 0.5])
+def test_a_stack_whose_cell_fits_no_cube_is_refused(tmp_path: Path, cell: float) -> None:
+    path = tmp_path / "a.mrc"
+    write_map(path, np.ones((4, 4, 4), np.float32), 1.5)
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<3i3f", raw, 28, 4, 4, 1, 6.0, 6.0, cell)
+    path.write_bytes(raw)
+    with pytest.raises(CryogradError, match=r"not cubes: 1\.5 × 1\.5 × .*correct the cell in its header"):
+        read_map(path)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_stack_round_trip(tmp_path: Path, dtype: type) -> None:
     images = np.random.default_rng(1).standard_normal((5, 6, 6)).astype(dtype)

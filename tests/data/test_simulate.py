@@ -161,7 +161,7 @@ def test_the_file_has_the_origins_of_the_image(tmp_path):
     )
     particles = read_particles(tmp_path / "particles.star")
     assert np.allclose(particles.shifts, truth.shifts, atol=1e-5)
-    table = particles.table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy()
+    table = particles.table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(dtype=np.float64)
     assert np.allclose(table, truth.shifts @ matrix, atol=1e-5)
 
 

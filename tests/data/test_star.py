@@ -132,8 +132,10 @@ def test_optics_groups_are_matched_by_number(make_star: Maker) -> None:
     np.testing.assert_array_equal(particles.optics_index, [1, 0])
     with pytest.raises(CryogradError, match="optics group 3 is not in the optics table, row 1"):
         read_particles(make_star(columns, ["1@a.mrcs 3 1"], optics=groups))
-    with pytest.raises(CryogradError, match="occurs twice"):
-        read_particles(make_star(columns, ["1@a.mrcs 7 1"], optics=[groups[0], groups[0]]))
+    with pytest.raises(CryogradError, match="optics group 7 is in the optics table twice"):
+        read_particles(
+            make_star(columns, ["1@a.mrcs 7 1"], optics=[groups[0], groups[0].replace("300", "200")])
+        )
 
 
 def test_no_optics_group_column(make_star: Maker) -> None:
@@ -151,7 +153,7 @@ def test_no_optics_group_column(make_star: Maker) -> None:
         ("data_particles\n\nloop_\n_rlnCoordinateX #1\n1.0\n", "no table has a column rlnImageName"),
         (
             "data_particles\n\nloop_\n_rlnImageName\n_rlnDefocusU\n1@a.mrcs 1\n1@a.mrcs 1 2 3\n",
-            "cannot be parsed",
+            "a row of data_particles has 4 values, and there are 2 columns, line 7 of",
         ),
         ("data_particles\n\nloop_\n_rlnImageName\n_rlnDefocusU\n", "no rows"),
         (

@@ -165,12 +165,51 @@ def test_another_pixel_size_keeps_shifts_in_pixels(origins: dict[str, list[float
     np.testing.assert_allclose(particles.shifts, [[6.0, -3.0], [0.0, 12.0]])
 
 
-def test_another_pixel_size_is_relative_to_each_groups_own() -> None:
-    table = particle_table(rlnOpticsGroup=[3, 7], rlnOriginXAngst=[4.0, 4.0], rlnOriginYAngst=[0.0, 0.0])
-    particles = convert(two_groups(), table, pixel_size=4.0)
-    assert [group.pixel_size for group in particles.optics] == [4.0, 4.0]
-    # Two pixels of 2 Å, and four of 1 Å.
-    np.testing.assert_allclose(particles.shifts, [[8.0, 0.0], [16.0, 0.0]])
+def test_one_pixel_size_does_not_replace_two() -> None:
+    error = refusal(two_groups(), particle_table(rlnOpticsGroup=[3, 7]), pixel_size=4.0)
+    assert error.what == "the optics groups have the pixel sizes 1, 2 Å, which one cannot replace"
+    assert "--pixel-size" in error.where
+    # A group without particles does not count.
+    one = convert(two_groups(), particle_table(rlnOpticsGroup=[3, 3]), pixel_size=4.0)
+    assert [group.pixel_size for group in one.optics] == [4.0]
+    same = two_groups(rlnImagePixelSize=["1.50", "1.5"])
+    both = convert(same, particle_table(rlnOpticsGroup=[3, 7]), pixel_size=4.0)
+    assert [group.pixel_size for group in both.optics] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "size"),
+    [
+        ({"rlnImagePixelSize": 1.5, "rlnDetectorPixelSize": 5.0, "rlnMagnification": 33300.0}, 1.5),
+        ({"rlnPixelSize": 0.885, "rlnDetectorPixelSize": 5.0, "rlnMagnification": 7062.147}, 7.08),
+        ({"rlnPixelSize": 0.885, "rlnImagePixelSize": 3.54}, 3.54),
+        ({"rlnPixelSize": 1.25}, 1.25),
+        ({"rlnPixelSize": 1.25, "rlnDetectorPixelSize": 5.0}, 1.25),
+    ],
+)
+def test_the_pixel_size_is_that_of_the_images(columns: dict[str, float], size: float) -> None:
+    optics = optics_table(drop=("rlnImagePixelSize",)).assign(**columns)
+    assert convert(optics).optics[0].pixel_size == pytest.approx(size, rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [None, 2.0])
+def test_pixel_sizes_that_contradict_each_other_are_refused(given: float | None) -> None:
+    optics = optics_table(rlnDetectorPixelSize=[5.0], rlnMagnification=[7062.147])
+    error = refusal(optics, pixel_size=given)
+    assert error.what == (
+        "rlnImagePixelSize is 1.5 Å, and rlnDetectorPixelSize over rlnMagnification is 7.08 Å"
+    )
+    assert error.where == f"optics group 1 of {SOURCE}"
+
+
+def test_a_pixel_size_of_a_row_that_contradicts_its_group_is_refused() -> None:
+    error = refusal(table=particle_table(rlnImagePixelSize=["1.500", "9.0"]))
+    assert error.what == "rlnImagePixelSize is 9 Å here and 1.5 Å in the optics table"
+    assert error.where == f"row 2 of {SOURCE}"
+    assert (
+        convert(table=particle_table(rlnImagePixelSize=[9.0, 9.0]), pixel_size=2.0).optics[0].pixel_size
+        == 2.0
+    )
 
 
 def test_the_replaced_pixel_size_may_be_that_of_a_detector() -> None:
@@ -205,18 +244,76 @@ def test_groups_without_particles_are_left_out() -> None:
     np.testing.assert_array_equal(particles.optics_index, [0, 0])
 
 
-def test_optics_columns_of_particle_rows_do_not_count_but_stay() -> None:
-    table = particle_table(rlnVoltage=[200.0, 200.0], rlnImagePixelSize=[9.0, 9.0], rlnImageSize=[5, 5])
+@pytest.mark.parametrize("of_group", [(), ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")])
+def test_ctf_constants_of_particle_rows_count_before_those_of_the_group(of_group: tuple[str, ...]) -> None:
+    constants = {"rlnVoltage": "200.000", "rlnSphericalAberration": "1.4", "rlnAmplitudeContrast": "0.07"}
+    table = particle_table(**{name: [value] * 2 for name, value in constants.items()})
+    particles = convert(optics_table(drop=of_group), table)
+    (group,) = particles.optics
+    assert group.wavelength == electron_wavelength(200)
+    assert (group.spherical_aberration, group.amplitude_contrast) == (1.4e7, 0.07)
+    assert particles.table["rlnVoltage"].tolist() == ["200.000", "200.000"]
+
+
+def test_a_group_whose_particles_differ_becomes_several() -> None:
+    table = particle_table(rlnVoltage=[300.0, 200.0])
     particles = convert(table=table)
-    assert particles.optics[0].wavelength == electron_wavelength(300)
-    assert (particles.optics[0].pixel_size, particles.optics[0].box_size) == (1.5, 8)
-    assert particles.table["rlnVoltage"].tolist() == [200.0, 200.0]
+    assert [group.wavelength for group in particles.optics] == [
+        electron_wavelength(300),
+        electron_wavelength(200),
+    ]
+    assert [group.name for group in particles.optics] == ["one", "one_2"]
+    np.testing.assert_array_equal(particles.optics_index, [0, 1])
+    assert particles.optics_table["rlnOpticsGroup"].tolist() == ["1", "2"]
 
 
-def test_optics_columns_of_particle_rows_do_not_make_up_for_missing_ones() -> None:
-    optics = optics_table(drop=("rlnVoltage", "rlnImagePixelSize"))
-    error = refusal(optics, particle_table(rlnVoltage=[300.0, 300.0], rlnImagePixelSize=[1.5, 1.5]))
-    assert error.what == "missing columns rlnVoltage, rlnImagePixelSize"
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("rlnPhaseShift", "phase_shift", np.pi / 2),
+        ("rlnCtfBfactor", "b_factor", 90.0),
+        ("rlnCtfScalefactor", "scale", 90.0),
+        ("rlnDefocusAngle", "astigmatism_angle", np.pi / 2),
+        ("rlnDefocusU", "defocus_u", 90.0),
+        ("rlnDefocusV", "defocus_v", 90.0),
+    ],
+)
+def test_ctf_values_of_a_group_are_those_of_its_particles(name: str, field: str, value: float) -> None:
+    optics = two_groups(**{name: ["45.0", "90.0"]})
+    groups = {"rlnOpticsGroup": [3, 7]}
+    particles = convert(optics, particle_table(drop=(name,), **groups))
+    np.testing.assert_allclose(getattr(particles, field), [value, value / 2])
+    # The particle's own counts before that.
+    particles = convert(optics, particle_table(**groups, **{name: [180.0, 180.0]}))
+    np.testing.assert_allclose(getattr(particles, field), [2 * value, 2 * value])
+
+
+def test_the_size_of_images_is_that_of_the_group() -> None:
+    particles = convert(table=particle_table(rlnImageSize=[5, 5]))
+    assert particles.optics[0].box_size == 8
+
+
+def test_a_pixel_size_that_only_particle_rows_have_counts() -> None:
+    optics = optics_table(drop=("rlnImagePixelSize",))
+    table = particle_table(rlnDetectorPixelSize=[5.0, 5.0], rlnMagnification=[50000.0, 25000.0])
+    assert [group.pixel_size for group in convert(optics, table).optics] == [1.0, 2.0]
+
+
+def test_names_of_groups_may_be_text_and_numbers_be_written_differently() -> None:
+    particles = convert(two_groups(rlnOpticsGroup=["A", "B"]), particle_table(rlnOpticsGroup=["B", "A"]))
+    assert [group.name for group in particles.optics] == ["seven", "three"]
+    np.testing.assert_array_equal(particles.optics_index, [1, 0])
+    assert particles.optics_table["rlnOpticsGroup"].tolist() == ["A", "B"]
+    particles = convert(
+        two_groups(rlnOpticsGroup=["7", "03"]), particle_table(rlnOpticsGroup=["3.0", "7.000"])
+    )
+    np.testing.assert_array_equal(particles.optics_index, [1, 0])
+
+
+@pytest.mark.parametrize("value", [1.5, 1e11])
+def test_a_half_set_that_is_no_whole_number_is_refused(value: float) -> None:
+    error = refusal(table=particle_table(rlnRandomSubset=[1.0, value]))
+    assert error.what == f"rlnRandomSubset is {value:g}, not 1 or 2"
 
 
 def test_tables_are_carried_as_they_are() -> None:
@@ -287,7 +384,7 @@ def test_a_group_that_is_not_in_the_optics_table_is_refused() -> None:
 
 def test_a_group_that_is_there_twice_is_refused() -> None:
     error = refusal(two_groups(rlnOpticsGroup=[1, 1]))
-    assert error.what == "an rlnOpticsGroup occurs twice in the optics table"
+    assert error.what == "optics group 1 is in the optics table twice, with different values"
 
 
 @pytest.mark.parametrize("name", ["rlnDefocusU", "rlnDefocusV", "rlnCtfBfactor", "rlnRandomSubset"])
@@ -296,6 +393,14 @@ def test_a_value_that_is_no_number_is_named(name: str, value: object) -> None:
     error = refusal(table=particle_table(**{name: [1.0, value]}))
     assert error.what == f"{name} is not a number: {value}"
     assert (error.where, error.remedy) == (f"row 2 of {SOURCE}", "correct or remove the particle")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e20])
+def test_a_value_that_is_out_of_all_range_is_refused(value: float) -> None:
+    error = refusal(table=particle_table(rlnDefocusU=[1.0, value]))
+    assert error.what == f"rlnDefocusU is out of all range: {value}"
+    error = refusal(optics_table(rlnVoltage=[abs(value)]))
+    assert error.what == f"rlnVoltage is {abs(value):g}, out of all range"
 
 
 @pytest.mark.parametrize("sign", [0.0, 2.0, -0.5])

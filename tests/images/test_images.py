@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cryograd.data.particles import Particles
+from cryograd.data.particles import BadImagesError, Particles
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
@@ -173,3 +173,15 @@ def test_images_at_a_coarser_sampling_have_the_same_coefficients_below_its_nyqui
     error = found.images * (SIZE / 20) ** 2 - expected.images
     assert float(error.norm()) < 1e-3 * float(expected.images.norm())
     assert torch.equal(found.ctf, expected.ctf)
+
+
+def test_all_bad_images_are_named_whatever_is_wrong(make_star: Maker, images: np.ndarray) -> None:
+    images[0] = 0.0
+    axis = np.arange(8) - 4
+    images[2, np.hypot(*np.meshgrid(axis, axis)) > 2] = 1.0
+    particles = read_particles(make_star(stack=images))
+    with pytest.raises(BadImagesError) as error:
+        read_images(particles, 8, 12.0, 6.0, torch.device("cpu"))
+    assert list(error.value.faults) == [0, 2]
+    assert "constant" in error.value.faults[0]
+    assert "no noise outside the particle" in error.value.faults[2]

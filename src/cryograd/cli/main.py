@@ -20,6 +20,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 from cryograd.cli.options import positional, resolve, signature
 from cryograd.config import COMMANDS, Command
 from cryograd.errors import CryogradError
+from cryograd.printable import printable
 from cryograd.version import __version__
 
 # Torch reads this at its first tensor: faults in pages of 4 kB cost new arrays as much as their transforms.
@@ -95,7 +96,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     if getattr(config, "json_output", False):
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print(module.summary(result))
+        print(printable(module.summary(result)))
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(sys.argv[1:] if arguments is None else arguments)
     except CryogradError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,6 +23,8 @@ _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"(\xb5": "zstd"}
 _IMOD_STAMP = 1146047817
 _LABEL = b"Written by cryograd"
+# Voxel sizes that differ by less than this share are the same.
+SAME_VOXEL_SIZE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,32 @@ def _parse_header(path: Path, raw: bytes) -> MrcHeader:
             f"convert it to one of the modes {', '.join(map(str, _MODES))}",
         )
     kind = "u1" if mode == 0 and _is_unsigned_imod(raw, order) else _MODES[mode]
-    cell = [float(fields["cella"][axis]) for axis in "xyz"]
-    grid = [int(fields[name]) for name in ("mx", "my", "mz")]
-    voxel = tuple(c / m if m > 0 and np.isfinite(c) else 0.0 for c, m in zip(cell, grid, strict=True))
+    voxel = _voxel_size(fields)
     axes = tuple(int(fields[name]) for name in ("mapc", "mapr", "maps"))
     return MrcHeader(
         path=path,
         dtype=np.dtype(order + kind),
         shape=shape,
         offset=_HEADER_BYTES + int(fields["nsymbt"]),
-        voxel_size=(voxel[0], voxel[1], voxel[2]),
+        voxel_size=voxel,
         # Files of before 2000 leave the axes empty: x along columns, then y, then z.
         axes=(axes[0], axes[1], axes[2]) if sorted(axes) == [1, 2, 3] else (1, 2, 3),
     )
+
+
+def _voxel_size(fields: np.void) -> tuple[float, float, float]:
+    """Voxel size in Å along x, y and z; zeros where the header does not say.
+
+    Volumes are often flagged as stacks of images by mistake. The cell is then as high as one section by the
+    number of sections in it, which is 1, but has the height of all of them.
+    """
+    cell = [float(fields["cella"][axis]) for axis in "xyz"]
+    grid = [int(fields[name]) for name in ("mx", "my", "mz")]
+    x, y, z = (c / m if m > 0 and np.isfinite(c) else 0.0 for c, m in zip(cell, grid, strict=True))
+    sections = int(fields["nz"])
+    if grid[2] == 1 and np.isclose(z, sections * x, rtol=SAME_VOXEL_SIZE):
+        z /= sections
+    return x, y, z
 
 
 def _is_plausible(fields: np.void) -> bool:
@@ -205,11 +220,11 @@ def _map_voxel_size(header: MrcHeader) -> float:
     if not min(x, y, z) > 0:
         remedy = "write it into the map's header; simulate takes it as --pixel-size"
         raise CryogradError("the map has no voxel size", header.path, remedy)
-    if max(x, y, z) - min(x, y, z) > 1e-3 * x:
+    if max(x, y, z) - min(x, y, z) > SAME_VOXEL_SIZE * x:
         raise CryogradError(
             f"the map's voxels are not cubes: {x:.4g} × {y:.4g} × {z:.4g} Å",
             header.path,
-            "resample it",
+            "correct the cell in its header if that is wrong, or else resample it",
         )
     return x
 

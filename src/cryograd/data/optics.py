@@ -16,6 +16,12 @@ _MAGNIFICATION_COLUMNS = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMa
 # Farther from isotropic is no microscope, and nearly singular.
 _LARGEST_DISTORTION = 0.2
 
+# Pixel sizes that differ by less than this share are the same, written with few digits.
+SAME_PIXEL_SIZE = 0.01
+
+# No value of a particle file is as large, whatever its unit.
+LARGEST_VALUE = 1e12
+
 # RELION's constants: h / sqrt(2 m e) in Å √V, and e / (2 m c²) in 1/V.
 _WAVELENGTH_SCALE = 12.2643247
 _RELATIVITY = 0.978466e-6
@@ -176,18 +182,42 @@ def image_shifts(
 
 def has_pixel_size(columns: Mapping[Hashable, Any]) -> bool:
     """Whether a row's columns give the images' pixel size in one of RELION's ways."""
-    return (
-        "rlnImagePixelSize" in columns
-        or "rlnPixelSize" in columns
-        or ("rlnDetectorPixelSize" in columns and "rlnMagnification" in columns)
-    )
+    return "rlnImagePixelSize" in columns or "rlnPixelSize" in columns or _has_detector(columns)
 
 
 def pixel_size_of_row(row: Mapping[Hashable, Any], where: object) -> float:
-    """Pixel size of the images in Å, from the direct column or from detector pixel (µm) and magnification."""
-    for name in ("rlnImagePixelSize", "rlnPixelSize"):
-        if name in row:
-            return _positive(row, name, where)
+    """Pixel size of the images in Å.
+
+    It is ``rlnImagePixelSize``, or the detector's in µm over the magnification, which have to agree where
+    both are there. ``rlnPixelSize``, which may be that of the micrograph, counts where neither is.
+    """
+    of_detector = _has_detector(row)
+    if "rlnImagePixelSize" not in row:
+        return _pixel_size_of_detector(row, where) if of_detector else _positive(row, "rlnPixelSize", where)
+    size = _positive(row, "rlnImagePixelSize", where)
+    if of_detector and not agrees_with_detector(row, size):
+        raise CryogradError(
+            f"rlnImagePixelSize is {size:g} Å, and rlnDetectorPixelSize over rlnMagnification is "
+            f"{_pixel_size_of_detector(row, where):.4g} Å",
+            where,
+            "remove the wrong one from the file",
+        )
+    return size
+
+
+def agrees_with_detector(row: Mapping[Hashable, Any], pixel_size: float) -> bool:
+    """Whether detector and magnification, where a row has them, give a pixel size in Å."""
+    if not _has_detector(row):
+        return True
+    return math.isclose(_pixel_size_of_detector(row, "the optics"), pixel_size, rel_tol=SAME_PIXEL_SIZE)
+
+
+def _has_detector(row: Mapping[Hashable, Any]) -> bool:
+    return "rlnDetectorPixelSize" in row and "rlnMagnification" in row
+
+
+def _pixel_size_of_detector(row: Mapping[Hashable, Any], where: object) -> float:
+    """Pixel size in Å of the detector's in µm and the magnification."""
     return 1e4 * _positive(row, "rlnDetectorPixelSize", where) / _positive(row, "rlnMagnification", where)
 
 
@@ -204,6 +234,8 @@ def _number(row: Mapping[Hashable, Any], name: str, where: object, default: floa
         value = math.nan
     if not math.isfinite(value):
         raise CryogradError(f"{name} is not a number: {row.get(name)}", where, "correct the value")
+    if abs(value) > LARGEST_VALUE:
+        raise CryogradError(f"{name} is {value:g}, out of all range", where, "correct the value")
     return value
 
 

@@ -1,10 +1,13 @@
 """A particle set: metadata in Å and radians, and images read on demand."""
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +26,8 @@ IntArray = NDArray[np.int64]
 # an image has a part in what is expected of itself, with so many in two half-sets a tenth.
 _GROUPS = ("rlnGroupName", "rlnGroupNumber", "rlnMicrographName")
 _GROUP_SIZE = 20
+# Bad images that an error names.
+_NAMED = 20
 _PER_PARTICLE = (
     "optics_index",
     "defocus_u",
@@ -71,7 +76,7 @@ class Particles:
         Factor ±1 that makes the protein bright according to the file (CryoSPARC's ``blob/sign``), shape (n,).
     table
         The input's particle rows under RELION's column names in RELION's units, so that writers can carry
-        every column. Columns of optics are moved to ``optics_table``.
+        every column; of a STAR file the text of each value. Columns of optics are moved to ``optics_table``.
     optics_table
         The input's optics rows, in the order of ``optics``.
     source
@@ -112,10 +117,13 @@ class Particles:
 
     @cached_property
     def image_number(self) -> IntArray:
-        """Number of each particle's image, from 0 in the order of the file, shape (n,)."""
+        """Number of each particle's image, from 0 in the order of the file, shape (n,).
+
+        A stack under two names, of which one is a link, is one stack.
+        """
         import pandas as pd
 
-        stack = pd.factorize(np.array([str(path) for path in self.stacks], dtype=object))[0]
+        stack = pd.factorize(np.array([os.path.realpath(path) for path in self.stacks], dtype=object))[0]
         place = stack[self.stack_index] * (self.image_index.max() + 1) + self.image_index
         return pd.factorize(place)[0].astype(np.int64)
 
@@ -172,9 +180,29 @@ class Particles:
         Raises
         ------
         CryogradError
-            A stack cannot be read, or an image holds values that are not finite or is constant.
+            A stack cannot be read.
+        BadImagesError
+            Images hold values that are not finite, or are constant.
         ValueError
             The particles have different box sizes, or there are none.
+        """
+        images, _, faults = self.usable_images(indices)
+        if faults:
+            raise BadImagesError(self, faults)
+        return images
+
+    def usable_images(self, indices: ArrayLike) -> tuple[NDArray[np.float32], IntArray, dict[int, str]]:
+        """Read those images that can be used, with bright protein.
+
+        Parameters
+        ----------
+        indices
+            As for `images`.
+
+        Returns
+        -------
+        tuple of array, array and dict
+            Images (b, box, box), their indices (b,), and what is wrong with each of the others by its index.
         """
         chosen = np.arange(len(self))[np.asarray(indices)]
         boxes = {self.optics[group].box_size for group in np.unique(self.optics_index[chosen])}
@@ -186,10 +214,14 @@ class Particles:
             here = self.stack_index[chosen] == stack
             # Not mapped for longer: what was read once would stay in memory.
             images[here] = map_stack(self.stacks[stack])[self.image_index[chosen[here]]]
-        self._check_values(chosen, images)
+        faults = _faults(images)
+        if faults:
+            good = np.delete(np.arange(len(chosen)), list(faults))
+            faults = {int(chosen[place]): what for place, what in faults.items()}
+            images, chosen = images[good], chosen[good]
         factor = -self.sign[chosen] if self.invert_contrast else self.sign[chosen]
         images *= factor[:, None, None]
-        return images
+        return images, chosen, faults
 
     def validate_stacks(self) -> None:
         """Check the headers of all stacks against the particles, without reading an image.
@@ -216,7 +248,13 @@ class Particles:
 
     def _check_box(self, stack: Path, shape: tuple[int, int], optics: Optics) -> None:
         """Refuse a stack whose images are not squares of the optics group's size."""
-        if shape != (optics.box_size, optics.box_size):
+        if shape[0] != shape[1]:
+            raise CryogradError(
+                f"the images are {shape[1]} × {shape[0]} pixels, not square",
+                stack,
+                "extract the particles again in square boxes",
+            )
+        if shape[0] != optics.box_size:
             raise CryogradError(
                 f"the images are {shape[1]} × {shape[0]} pixels, but optics group {optics.name} has box size "
                 f"{optics.box_size}",
@@ -224,24 +262,15 @@ class Particles:
                 f"correct rlnImageSize in {self.source} or extract the particles again",
             )
 
-    def _check_values(self, chosen: IntArray, images: NDArray[np.float32]) -> None:
-        """Refuse images that are not finite or are constant, naming the first."""
-        low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
-        # A NaN anywhere makes both extremes NaN; an infinity is an extreme itself.
-        finite = np.isfinite(low) & np.isfinite(high)
-        bad = np.flatnonzero(~finite | (low == high))
-        if bad.size:
-            particle = chosen[bad[0]]
-            what = (
-                f"the image is constant ({low[bad[0]]:g})"
-                if finite[bad[0]]
-                else "the image has NaN or infinity"
-            )
-            raise CryogradError(
-                what,
-                f"image {self.image_index[particle] + 1} of {self.stacks[self.stack_index[particle]]}",
-                f"extract it again or remove it from {self.source}",
-            )
+    def image_place(self, index: int) -> str:
+        """Where the image of a particle is, for messages.
+
+        Parameters
+        ----------
+        index
+            Of the particle, from 0.
+        """
+        return f"image {self.image_index[index] + 1} of {self.stacks[self.stack_index[index]]}"
 
 
 def image_names(particles: Particles) -> str:
@@ -250,3 +279,43 @@ def image_names(particles: Particles) -> str:
     digest.update(particles.stack_index.astype(np.int64).tobytes())
     digest.update(particles.image_index.astype(np.int64).tobytes())
     return digest.hexdigest()
+
+
+class BadImagesError(CryogradError):
+    """Images that cannot be used, all of those that were looked at.
+
+    Parameters
+    ----------
+    particles
+        The particles that they are of.
+    faults
+        What is wrong with the image of each, by the particle's index.
+    """
+
+    def __init__(self, particles: Particles, faults: Mapping[int, str]) -> None:
+        self.particles, self.faults = particles, dict(faults)
+        first, what = next(iter(self.faults.items()))
+        where, remedy = particles.image_place(first), f"extract it again or remove it from {particles.source}"
+        if len(self.faults) > 1:
+            numbers = ", ".join(str(index + 1) for index in islice(self.faults, _NAMED))
+            more = f" and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
+            what = f"{len(self.faults)} images cannot be used; of the first, {what}"
+            where = f"{where}; particles {numbers}{more} of {particles.source}"
+            remedy = "extract them again or remove them; cryograd inspect --json lists all"
+        super().__init__(what, where, remedy)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.particles, self.faults)
+
+
+def _faults(images: NDArray[np.float32]) -> dict[int, str]:
+    """What is wrong with images (b, L, L) that are not finite or are constant, by their places."""
+    low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+    # A NaN anywhere makes both extremes NaN; an infinity is an extreme itself.
+    finite = np.isfinite(low) & np.isfinite(high)
+    return {
+        int(place): f"the image is constant ({low[place]:g})"
+        if finite[place]
+        else "the image has NaN or infinity"
+        for place in np.flatnonzero(~finite | (low == high))
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryograd.data.cryosparc import read_cryosparc_tables
 from cryograd.data.particles import Particles
-from cryograd.data.star import read_star_tables
+from cryograd.data.star_tables import read_star_tables
 from cryograd.data.tables import particles_from_tables
 from cryograd.errors import CryogradError
 

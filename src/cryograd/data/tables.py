@@ -3,7 +3,6 @@
 Every reader ends here: STAR 3.1–5 as it is, STAR 3.0 and CryoSPARC after translation to these two tables.
 """
 
-import os
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryograd.data.groups import keys, with_constants_of_rows
+from cryograd.data.image_names import locate_images
 from cryograd.data.mrc import read_header
 from cryograd.data.optics import (
+    LARGEST_VALUE,
     REQUIRED_COLUMNS,
+    SAME_PIXEL_SIZE,
     Optics,
     box_size_of_row,
     has_pixel_size,
@@ -61,36 +64,46 @@ def particles_from_tables(
         raise CryogradError("the particle table has no rows", source, "give a file with particles")
     _check_columns(optics_table, table, source, pixel_size)
     optics_table, optics_index = _match_optics(optics_table, table, source)
-    stacks, stack_index, image_index = _locate_images(table, source, require_images)
+    optics_table, optics_index = with_constants_of_rows(optics_table, table, optics_index)
+    stacks, stack_index, image_index = locate_images(table, source, require_images)
     rows = optics_table.to_dict("records")
+    groups = [f"optics group {row['rlnOpticsGroup']} of {source}" for row in rows]
+    if pixel_size is not None:
+        _refuse_mixed(rows, groups, source)
     boxes = [
         _box_size(row, source, [stacks[s] for s in stack_index[optics_index == group][:1]], require_images)
         for group, row in enumerate(rows)
     ]
     optics = tuple(
-        optics_from_row(
-            row, f"optics group {row['rlnOpticsGroup']} of {source}", pixel_size=pixel_size, box_size=box
-        )
-        for row, box in zip(rows, boxes, strict=True)
+        optics_from_row(row, where, pixel_size=pixel_size, box_size=box)
+        for row, where, box in zip(rows, groups, boxes, strict=True)
     )
+    if pixel_size is None and "rlnImagePixelSize" in table:
+        _refuse_other_pixel_size(_numbers(table, "rlnImagePixelSize", source), optics, optics_index, source)
 
     def column(name: str, default: float = 0.0) -> FloatArray:
-        return _numbers(table, name, source) if name in table else np.full(len(table), default)
+        # As RELION has it, the particle row counts before the optics row.
+        if name in table:
+            return _numbers(table, name, source)
+        if name in optics_table:
+            return _numbers(optics_table, name, f"the optics table of {source}")[optics_index]
+        return np.full(len(table), default)
 
+    everywhere = {*table.columns, *optics_table.columns}
     defocus_u = column("rlnDefocusU")
     particles = Particles(
         optics=optics,
         optics_index=optics_index,
         defocus_u=defocus_u,
         # RELION too takes a table without rlnDefocusV as free of astigmatism.
-        defocus_v=column("rlnDefocusV") if "rlnDefocusV" in table else defocus_u.copy(),
+        defocus_v=column("rlnDefocusV") if "rlnDefocusV" in everywhere else defocus_u.copy(),
         astigmatism_angle=np.deg2rad(column("rlnDefocusAngle")),
         phase_shift=np.deg2rad(column("rlnPhaseShift")),
         b_factor=column("rlnCtfBfactor"),
         scale=column("rlnCtfScalefactor", 1.0),
         rotations=_rotations(table, column),
-        shifts=_shifts(table, column, optics_index, rows, optics, source),
-        half_set=column("rlnRandomSubset").astype(np.int64) if "rlnRandomSubset" in table else None,
+        shifts=_shifts(table, column, optics_index, rows, optics),
+        half_set=_half_sets(column("rlnRandomSubset"), source) if "rlnRandomSubset" in table else None,
         stacks=stacks,
         stack_index=stack_index,
         image_index=image_index,
@@ -104,73 +117,6 @@ def particles_from_tables(
     return particles
 
 
-def resolve_stack(name: str, source: Path) -> Path:
-    """Absolute path of a stack that a particle file names.
-
-    As RELION does, a relative name is taken from the current working directory, RELION's project folder.
-    Where it is not there, it is looked for from the particle file's folder and then from each folder above
-    it, so that a file deep inside a project can be given from anywhere.
-
-    Raises
-    ------
-    CryogradError
-        It is in none of these places, which the error names.
-    """
-    found, tried = _find_stack(name, source)
-    if found is not None:
-        return found
-    # The folders above the first few say nothing to the user.
-    listed = ", ".join(str(path) for path in tried[:4])
-    raise CryogradError(
-        f"the image stack {name} does not exist",
-        f"named in {source} (tried {listed}{' and the folders above' if len(tried) > 4 else ''})",
-        "run from the project folder that its name is relative to, or correct rlnImageName",
-    )
-
-
-def _find_stack(name: str, source: Path) -> tuple[Path | None, list[Path]]:
-    """A stack's absolute path, None where it is not found, and all places where it may be."""
-    folder = Path(os.path.abspath(source)).parent
-    places = [Path(os.path.abspath(base / name)) for base in (Path.cwd(), folder, *folder.parents)]
-    return next((path for path in places if path.is_file()), None), list(dict.fromkeys(places))
-
-
-def split_image_names(table: "pd.DataFrame", source: Path) -> tuple[list[str], IntArray, IntArray]:
-    """Stack names, each particle's stack and its image number from 0, of ``rlnImageName``.
-
-    ``N@stack`` is image N, counted from 1; a name alone is the first image of that file. RELION's suffixes
-    that force a format (``stack.mrc:mrcs``) are dropped.
-    """
-    import pandas as pd
-
-    parts = table["rlnImageName"].astype(str).str.rpartition("@")
-    numbers = np.asarray(
-        pd.to_numeric(parts[0].where(parts[1] == "@", "1"), errors="coerce"), dtype=np.float64
-    )
-    bad = np.flatnonzero(~(numbers >= 1) | (numbers % 1 != 0))
-    if bad.size:
-        raise CryogradError(
-            f"rlnImageName {table['rlnImageName'].iloc[bad[0]]} has no valid image number",
-            f"row {bad[0] + 1} of {source}",
-            "write it as N@stack.mrcs with N from 1",
-        )
-    codes, names = pd.factorize(parts[2].str.replace(r":mrcs?$", "", regex=True))
-    return [str(name) for name in names], codes.astype(np.int64), numbers.astype(np.int64) - 1
-
-
-def _locate_images(
-    table: "pd.DataFrame", source: Path, require_images: bool
-) -> tuple[tuple[Path, ...], IntArray, IntArray]:
-    """Paths of the stacks, and each particle's stack and image number from 0."""
-    names, stack_index, image_index = split_image_names(table, source)
-    if require_images:
-        return tuple(resolve_stack(name, source) for name in names), stack_index, image_index
-    found = tuple(_find_stack(name, source)[0] for name in names)
-    folder = Path(os.path.abspath(source)).parent
-    paths = tuple(path or folder / name for path, name in zip(found, names, strict=True))
-    return paths, stack_index, image_index
-
-
 def _check_columns(
     optics_table: "pd.DataFrame", table: "pd.DataFrame", source: Path, pixel_size: float | None
 ) -> None:
@@ -181,14 +127,15 @@ def _check_columns(
             source,
             "extract the particles first: a file of coordinates alone has no images",
         )
-    missing = [name for name in REQUIRED_COLUMNS if name not in optics_table]
-    if pixel_size is None and not has_pixel_size(dict.fromkeys(optics_table.columns)):
+    everywhere = dict.fromkeys([*optics_table.columns, *table.columns])
+    missing = [name for name in REQUIRED_COLUMNS if name not in everywhere]
+    if pixel_size is None and not has_pixel_size(everywhere):
         missing.append("rlnImagePixelSize")
     defocus = ["rlnDefocusU"]
     # One defocus is a CTF without astigmatism; two need the angle between them.
-    if "rlnDefocusV" in table or "rlnDefocusAngle" in table:
+    if "rlnDefocusV" in everywhere or "rlnDefocusAngle" in everywhere:
         defocus += ["rlnDefocusV", "rlnDefocusAngle"]
-    missing += [name for name in defocus if name not in table]
+    missing += [name for name in defocus if name not in everywhere]
     if missing:
         raise CryogradError(
             f"missing column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
@@ -207,13 +154,19 @@ def _match_optics(
 
     if "rlnOpticsGroup" not in table or "rlnOpticsGroup" not in optics_table:
         raise CryogradError("missing column rlnOpticsGroup", source, "add it to both tables")
-    if optics_table["rlnOpticsGroup"].duplicated().any():
+    # Numbers may be written as 1 in one table and as 1.000000 in the other, and need not be numbers.
+    groups, used = keys(optics_table["rlnOpticsGroup"]), keys(table["rlnOpticsGroup"])
+    twice = np.flatnonzero(pd.Index(groups, dtype=object).duplicated())
+    if twice.size:
+        group = optics_table["rlnOpticsGroup"].iloc[twice[0]]
         raise CryogradError(
-            "an rlnOpticsGroup occurs twice in the optics table", source, "renumber the groups"
+            f"optics group {group} is in the optics table twice, with different values",
+            source,
+            "renumber the groups: of files that are joined, each has groups of its own",
         )
-    used = optics_table["rlnOpticsGroup"].isin(table["rlnOpticsGroup"]).to_numpy()
-    optics_table = optics_table.iloc[np.flatnonzero(used)].reset_index(drop=True)
-    index = pd.Index(optics_table["rlnOpticsGroup"]).get_indexer(pd.Index(table["rlnOpticsGroup"]))
+    rows = np.flatnonzero(np.isin(groups.astype(str), used.astype(str)))
+    optics_table = optics_table.iloc[rows].reset_index(drop=True)
+    index = pd.Index(groups[rows], dtype=object).get_indexer(pd.Index(used, dtype=object))
     unknown = np.flatnonzero(index < 0)
     if unknown.size:
         raise CryogradError(
@@ -224,6 +177,35 @@ def _match_optics(
     return optics_table, index.astype(np.int64)
 
 
+def _refuse_mixed(rows: list[dict[Hashable, Any]], groups: list[str], source: Path) -> None:
+    """Refuse to replace pixel sizes by one where the groups' own differ."""
+    own = {
+        f"{pixel_size_of_row(row, where):.6g}"
+        for row, where in zip(rows, groups, strict=True)
+        if has_pixel_size(row)
+    }
+    if len(own) > 1:
+        raise CryogradError(
+            f"the optics groups have the pixel sizes {', '.join(sorted(own))} Å, which one cannot replace",
+            f"--pixel-size and {source}",
+            "correct rlnImagePixelSize of each group in the file",
+        )
+
+
+def _refuse_other_pixel_size(
+    values: FloatArray, optics: tuple[Optics, ...], optics_index: IntArray, source: Path
+) -> None:
+    """Refuse particle rows whose pixel size is not that of their group."""
+    sizes = np.array([group.pixel_size for group in optics])[optics_index]
+    bad = np.flatnonzero(~np.isclose(values, sizes, rtol=SAME_PIXEL_SIZE))
+    if bad.size:
+        raise CryogradError(
+            f"rlnImagePixelSize is {values[bad[0]]:g} Å here and {sizes[bad[0]]:g} Å in the optics table",
+            f"row {bad[0] + 1} of {source}",
+            "correct one of the two, or give --pixel-size",
+        )
+
+
 def _box_size(row: Mapping[Hashable, Any], where: Path, stacks: list[Path], require_images: bool) -> int:
     """Side of a group's images in pixels: ``rlnImageSize``, or else that of its first stack, or else 0."""
     if "rlnImageSize" in row:
@@ -231,19 +213,32 @@ def _box_size(row: Mapping[Hashable, Any], where: Path, stacks: list[Path], requ
     return read_header(stacks[0]).shape[2] if require_images else 0
 
 
-def _numbers(table: "pd.DataFrame", name: str, source: Path) -> FloatArray:
+def _numbers(table: "pd.DataFrame", name: str, source: object) -> FloatArray:
     """A column as finite float64, shape (n,)."""
     import pandas as pd
 
     values = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.abs(values) <= LARGEST_VALUE))
     if bad.size:
+        kind = "out of all range" if np.isfinite(values[bad[0]]) else "not a number"
         raise CryogradError(
-            f"{name} is not a number: {table[name].iloc[bad[0]]}",
+            f"{name} is {kind}: {table[name].iloc[bad[0]]}",
             f"row {bad[0] + 1} of {source}",
             "correct or remove the particle",
         )
     return values
+
+
+def _half_sets(values: FloatArray, source: Path) -> IntArray:
+    """Numbers of the half-sets, which must be whole."""
+    bad = np.flatnonzero((values % 1 != 0) | (np.abs(values) > 1e9))
+    if bad.size:
+        raise CryogradError(
+            f"rlnRandomSubset is {values[bad[0]]:g}, not 1 or 2",
+            f"row {bad[0] + 1} of {source}",
+            "correct or remove the column rlnRandomSubset",
+        )
+    return values.astype(np.int64)
 
 
 def _signs(values: FloatArray, source: Path) -> NDArray[np.float32]:
@@ -272,14 +267,13 @@ def _shifts(
     optics_index: IntArray,
     rows: list[dict[Hashable, Any]],
     optics: tuple[Optics, ...],
-    source: Path,
 ) -> FloatArray | None:
     """True shifts (n, 2) in Å, or None where the table has none."""
     pixel = np.array([group.pixel_size for group in optics])
     if all(name in table for name in ORIGINS_ANGSTROM):
         # The file's own pixel size, by which the offsets in pixels became Å, may have been replaced.
         own = [
-            pixel_size_of_row(row, source) if has_pixel_size(row) else group.pixel_size
+            pixel_size_of_row(row, group.name) if has_pixel_size(row) else group.pixel_size
             for row, group in zip(rows, optics, strict=True)
         ]
         names, factor = ORIGINS_ANGSTROM, pixel / np.array(own)

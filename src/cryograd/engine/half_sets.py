@@ -33,7 +33,7 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
         half = drawn[image]
     first, second = (np.flatnonzero(half == number) for number in (1, 2))
     few, many = sorted((len(first), len(second)))
-    remedy = "correct or remove the column rlnRandomSubset"
+    remedy = "correct or remove the column rlnRandomSubset; split the set of a .cs file anew in CryoSPARC"
     if particles.half_set is None:
         remedy = f"give {2 * FEWEST} particles or more"
     elif few == 0 or few + many < len(particles):

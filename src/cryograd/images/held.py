@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cryograd.data.optics import Optics
-from cryograd.data.particles import Particles
+from cryograd.data.particles import BadImagesError, Particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import resize_plane
 from cryograd.images.resample import resample
@@ -105,17 +105,23 @@ def read_images(
     for optics in particles.optics:
         _refuse_premultiplied(optics, particles.source)
     values = np.empty((len(particles), size, size), dtype=np.float16)
+    faults: dict[int, str] = {}
     done = 0
     for number, optics in enumerate(particles.optics):
         members = np.flatnonzero(particles.optics_index == number)
         for start in range(0, len(members), _CHUNK):
             chunk = members[start : start + _CHUNK]
-            raw = normalise(particles.images(chunk), 0.5 * diameter / optics.pixel_size)
-            _refuse_without_noise(raw, particles, chunk)
-            values[chunk] = resample(raw, optics, size, extent)
+            images, kept, bad = particles.usable_images(chunk)
+            raw = normalise(images, 0.5 * diameter / optics.pixel_size)
+            # All others are looked at too: who repairs a file wants to know all at once.
+            faults |= bad | _without_noise(raw, kept)
+            if not faults:
+                values[chunk] = resample(raw, optics, size, extent)
             done += len(chunk)
             if progress is not None:
                 progress(done, len(particles))
+    if faults:
+        raise BadImagesError(particles, dict(sorted(faults.items())))
     return HeldImages(particles, values, extent, diameter, device)
 
 
@@ -157,14 +163,12 @@ def _refuse_premultiplied(optics: Optics, source: Path) -> None:
         )
 
 
-def _refuse_without_noise(images: np.ndarray, particles: Particles, indices: np.ndarray) -> None:
-    """Refuse images in units of whose background the particle would be off every scale."""
+def _without_noise(images: np.ndarray, indices: np.ndarray) -> dict[int, str]:
+    """What is wrong with images in units of whose background the particle would be off every scale."""
+    what = (
+        "the image has no noise outside the particle (give images that are not masked, or a smaller "
+        "--particle-diameter if the mask is wider than the particle)"
+    )
     with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~(np.abs(images).max(axis=(1, 2)) < _LARGEST_CONTRAST))
-    if bad.size:
-        i = indices[bad[0]]
-        raise CryogradError(
-            "an image has no noise outside the particle: it was masked, or is free of noise",
-            f"image {particles.image_index[i] + 1} of {particles.stacks[particles.stack_index[i]]}",
-            "give unmasked images, or a smaller --particle-diameter if the mask is wider than the particle",
-        )
+        bad = ~(np.abs(images).max(axis=(1, 2)) < _LARGEST_CONTRAST)
+    return dict.fromkeys(indices[bad].tolist(), what)

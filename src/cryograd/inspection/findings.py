@@ -16,6 +16,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
     """Sentences about what looks wrong, and what to do, from the facts of `inspect`."""
     return [
         *_of_optics(facts),
+        *_of_stacks(facts["contradicting_headers"]),
         *_of_metadata(facts),
         *_of_images(facts["images"], facts["inverted"]),
         *of_ctf(facts["ctf"]),
@@ -42,6 +43,15 @@ def _of_optics(facts: dict[str, Any]) -> Iterator[str]:
         yield "optics groups differ in box or pixel size; they are brought to one sampling"
 
 
+def _of_stacks(stacks: list[dict[str, Any]]) -> Iterator[str]:
+    """Objections to headers that contradict the particle file."""
+    for found in stacks:
+        yield (
+            f"{found['stacks']} stack headers such as that of {found['first']} say {found['header']:.4g} Å "
+            f"per pixel, and the particle file {found['file']:.4g} Å; give --pixel-size if the file is wrong"
+        )
+
+
 def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:
     defocus = facts["defocus"]
     if defocus["not_positive"]:
@@ -63,14 +73,15 @@ def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:
 
 def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
     if images["broken"]:
+        first = images["broken_images"][0]
         yield (
-            f"{images['broken']} images cannot be used, such as {images['first_broken'][0]}; remove them "
-            "or extract them again"
+            f"{images['broken']} images cannot be used, such as {first['image']}: {first['what']}; remove "
+            "them or extract them again (--json and the page list all)"
         )
     if images["at_edge"]:
         yield (
-            f"{images['at_edge']} images reach over the edge of their micrograph and were filled with "
-            "repeated rows; consider removing them"
+            f"{images['at_edge']} images reach over the edge of their micrograph and were filled up "
+            "there; consider removing them"
         )
     if not images["sampled"]:
         return

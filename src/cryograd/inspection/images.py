@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cryograd.data.particles import Particles
-from cryograd.errors import CryogradError
 from cryograd.rotations import FloatArray
 
 _CHUNK = 512
@@ -16,6 +15,8 @@ _SAMPLE = 2000
 _INNER, _OUTER = 0.25, 0.45
 # Rows and columns in which a filled border shows.
 _BORDER = 4
+# Of the differences between neighbours in an image, so few are in a border that has one value.
+_EVEN = 0.1
 # Standard errors by which the particle must differ from the background before its contrast counts as known.
 _SIGNIFICANT = 4.0
 # Variance of the particle over that of its background, beyond which the background was set to a value.
@@ -58,14 +59,15 @@ def examine(
     """
     n = len(particles)
     good = np.ones(n, dtype=bool)
-    broken: list[str] = []
+    broken: dict[int, str] = {}
     rng = np.random.default_rng(seed)
     sampled = np.zeros(n, dtype=bool)
     sampled[rng.permutation(n)[:_SAMPLE]] = True
     rows, profiles, edges = [], [], 0
     for done, chunk in _chunks(particles):
-        images, kept = _readable(particles, chunk, broken)
-        good[np.setdiff1d(chunk, kept)] = False
+        read, kept, faults = particles.usable_images(chunk)
+        images = read.astype(np.float64)
+        broken |= faults
         edges += int(np.count_nonzero(_at_edge(images)))
         wanted = sampled[kept]
         if wanted.any():
@@ -74,10 +76,14 @@ def examine(
                 profiles.append(_radial_profiles(images[wanted]))
         if progress is not None:
             progress(done, n)
+    good[list(broken)] = False
     measured = np.concatenate(rows) if rows else np.zeros((0, 4))
     facts = {
-        "broken": int(np.count_nonzero(~good)),
-        "first_broken": broken[:5],
+        "broken": len(broken),
+        "broken_images": [
+            {"particle": index + 1, "image": particles.image_place(index), "what": what}
+            for index, what in sorted(broken.items())
+        ],
         "at_edge": edges,
         **_summary(measured),
     }
@@ -96,35 +102,22 @@ def _chunks(particles: Particles) -> Iterator[tuple[int, np.ndarray]]:
             yield done, chunk
 
 
-def _readable(particles: Particles, chunk: np.ndarray, broken: list[str]) -> tuple[FloatArray, np.ndarray]:
-    """Images of a chunk that are finite and not constant, and their indices; the others are described."""
-    try:
-        return particles.images(chunk).astype(np.float64), chunk
-    except CryogradError:
-        images, kept = [], []
-        for index in chunk:
-            try:
-                images.append(particles.images([index])[0].astype(np.float64))
-                kept.append(index)
-            except CryogradError as error:
-                broken.append(f"{error.what}: {error.where}")
-    box = particles.optics[particles.optics_index[chunk[0]]].box_size
-    return np.array(images).reshape(-1, box, box), np.array(kept, dtype=np.int64)
-
-
 def _at_edge(images: FloatArray) -> np.ndarray:
-    """Images whose outermost rows or columns repeat: filled up beyond the edge of the micrograph.
+    """Images whose outermost rows or columns were filled: they reached over the edge of the micrograph.
 
     Of noise, neighbours differ as much across the border as along it. Where the last row was repeated they
     hardly differ across it, even after the image was scaled down: of real picks the ratio is
-    below 0.35 or above 0.7.
+    below 0.35 or above 0.7. Where the border has one value they hardly differ at all; on all four sides
+    this is no edge but a mask.
     """
-    found = np.zeros(len(images), dtype=bool)
+    typical = np.diff(images, axis=1).std(axis=(1, 2))
+    repeated, even = np.zeros(len(images), dtype=bool), np.zeros(len(images), dtype=np.int64)
     for side in (images, images[:, ::-1], images.swapaxes(1, 2), images[:, :, ::-1].swapaxes(1, 2)):
         border = side[:, :_BORDER]
         across, along = (np.diff(border, axis=axis).std(axis=(1, 2)) for axis in (1, 2))
-        found |= across < 0.5 * along
-    return found
+        repeated |= across < 0.5 * along
+        even += along < _EVEN * typical
+    return repeated | ((even > 0) & (even < 4))
 
 
 def _distance(size: int) -> FloatArray:

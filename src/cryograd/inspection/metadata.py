@@ -1,13 +1,17 @@
 """Facts that stand in a particle file and in the headers of its stacks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cryograd.data.mrc import read_header
+from cryograd.data.mrc import MrcHeader, read_header
 from cryograd.data.optics import Optics, voltage_kv
 from cryograd.data.particles import Particles
 from cryograd.rotations import FloatArray
+
+# Share by which the pixel size of one microscope may be corrected.
+_CALIBRATION = 0.05
 
 
 def describe(particles: Particles) -> dict[str, Any]:
@@ -15,6 +19,7 @@ def describe(particles: Particles) -> dict[str, Any]:
 
     Lengths are in Å and Cs in mm.
     """
+    headers = [read_header(path) for path in particles.stacks]
     return {
         "source": str(particles.source),
         "n_particles": len(particles),
@@ -27,9 +32,28 @@ def describe(particles: Particles) -> dict[str, Any]:
         "shift_rms": None if particles.shifts is None else _rms(particles.shifts),
         "half_sets": _half_sets(particles),
         "stacks": len(particles.stacks),
-        "stack_types": sorted({str(read_header(path).dtype) for path in particles.stacks}),
+        "stack_types": sorted({str(header.dtype) for header in headers}),
+        "contradicting_headers": _contradictions(particles, headers),
         "duplicates": len(particles) - len(np.unique(particles.image_number)),
     }
+
+
+def _contradictions(particles: Particles, headers: Sequence[MrcHeader]) -> list[dict[str, Any]]:
+    """Pixel sizes of stack headers that are far from the particle file's: how many stacks have each pair.
+
+    A size of 0 or 1 Å is what programs write that do not know it, and sizes differ a little where one of the
+    two has been calibrated.
+    """
+    found: dict[tuple[float, float], list[int]] = {}
+    pairs = np.unique(np.stack([particles.stack_index, particles.optics_index], axis=1), axis=0)
+    for stack, group in pairs.tolist():
+        header, size = headers[stack].voxel_size[0], particles.optics[group].pixel_size
+        if header > 0.0 and abs(header - 1.0) > 1e-3 and abs(header / size - 1.0) > _CALIBRATION:
+            found.setdefault((round(header, 4), size), []).append(stack)
+    return [
+        {"header": header, "file": size, "stacks": len(stacks), "first": str(particles.stacks[stacks[0]])}
+        for (header, size), stacks in found.items()
+    ]
 
 
 def _optics(optics: Optics, n: int) -> dict[str, Any]:

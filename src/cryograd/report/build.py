@@ -45,7 +45,9 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(version=__version__, **values)
+    page = environment.get_template(template).render(version=__version__, **values)
+    # Names of files may hold bytes that are no text, and such a page could not be written.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _page_of(run: RunFiles) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Two maps after alignment, or the poses of two particle files."""
 
+import os
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from cryograd.validation.pose_error import pose_error
 
 _PARTICLES = {".star", ".cs"}
 _EDGE = 0.05
+# CryoSPARC names what it imports with a number of many digits before the file's own name.
+_IMPORTED = re.compile(r"^[0-9]{15,}_")
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,14 @@ def _read_poses(path: Path) -> Particles:
 def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray, str]:
     """Indices of the particles that both files have, the same image of the same stack, and what tells so.
 
-    Stacks are told apart by their whole path, or, where the files share none, by their name alone if no other
-    has it.
+    Stacks are told apart by the files that their paths lead to, or, where the particle files share none, by
+    their names alone if no other has it.
     """
-    for part, matched_by in (("absolute", "stack and image"), ("name", "the stacks' names alone")):
-        keys = [_keys(particles, part) for particles in (first, second)]
+    for name_of, matched_by in (
+        (os.path.realpath, "stack and image"),
+        (_bare_name, "the stacks' names alone"),
+    ):
+        keys = [_keys(particles, name_of) for particles in (first, second)]
         shared = [key for key in keys[0] if key in keys[1]]
         if shared:
             mine, theirs = (np.array([table[key] for key in shared]) for table in keys)
@@ -173,10 +181,16 @@ def _common(first: Particles, second: Particles) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def _keys(particles: Particles, part: str) -> dict[tuple[str, int], int]:
+def _bare_name(stack: Path) -> str:
+    """Name of a stack without what programs change in it: CryoSPARC's number of an import, and the ending."""
+    return _IMPORTED.sub("", stack.stem)
+
+
+def _keys(particles: Particles, name_of: Callable[[Path], str]) -> dict[tuple[str, int], int]:
     """Index of each image; of several particles with the same image the first."""
-    names = [str(stack.absolute()) if part == "absolute" else stack.name for stack in particles.stacks]
-    owners = Counter(names[index] for index in {path: i for i, path in enumerate(particles.stacks)}.values())
+    names = [name_of(stack) for stack in particles.stacks]
+    files = {os.path.realpath(stack): i for i, stack in enumerate(particles.stacks)}
+    owners = Counter(names[index] for index in files.values())
     pairs = zip(particles.stack_index.tolist(), particles.image_index.tolist(), strict=True)
     keys: dict[tuple[str, int], int] = {}
     for index, (stack, image) in enumerate(pairs):
