@@ -63,8 +63,8 @@ class ParticleRun(Command):
     )
     start_resolution: PositiveFloat | None = option(
         None,
-        "Resolution in Å of the start. [default: 40, or 1/6 of the box where that is coarser; half-sets begin with "
-        "1/9 of the box of a random start]",
+        "Resolution in Å of the start. [default: 40, or 1/6 of the box where that is coarser; half-sets begin "
+        "with 1/9 of the box of a random start]",
     )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
