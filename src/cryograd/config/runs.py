@@ -83,10 +83,15 @@ class ParticleRun(Command):
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
-    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
+    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]", le=4096)
     checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
     resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
     json_output: bool = json_option()
+
+    @property
+    def command(self) -> str:
+        """Name of the command."""
+        return type(self).__name__.lower()
 
     @property
     def symmetries(self) -> tuple[str, ...]:
