@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from cryograd import library
 from cryograd.cli.main import main
 from cryograd.config import Refine
 from cryograd.data.mrc import read_map, write_map
-from cryograd.errors import CryogradError
+from cryograd.errors import CryogradError, FruitlessError
 from cryograd.occupied import LOCK, occupied
 from cryograd.output import checkpoint, given
 from cryograd.results import Result
@@ -226,6 +228,52 @@ def test_a_run_that_is_killed_later_is_resumed_and_what_is_half_written_goes(
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_run_may_be_killed_in_any_of_its_writes(
+    cryograd_command: Callable[..., Outcome],
+    engine: FakeEngine,
+    simulated: Path,
+    tmp_path: Path,
+) -> None:
+    """Before a file is on disk, and before and after it takes its name."""
+    command = ["abinitio", str(simulated / "particles.star"), "--checkpoint-seconds", "1000"]
+    assert cryograd_command(*command, "-o", tmp_path / "whole").status == 0
+    killed = 0
+    while kill_in_write(killed, tmp_path / "run", command):
+        killed += 1
+        resumable = (tmp_path / "run/checkpoint/state.pt").exists()
+        again = ["abinitio", "--resume"] if resumable else command
+        outcome = cryograd_command(*again, "-o", tmp_path / "run")
+        assert outcome.status == 0, outcome.err
+        assert tree(tmp_path / "run") == tree(tmp_path / "whole")
+        for name in PRODUCTS:
+            assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        shutil.rmtree(tmp_path / "run")
+    # Record, two checkpoints with their maps, and five products, each with two calls that are counted.
+    assert killed == 20
+
+
+def kill_in_write(number: int, folder: Path, command: list[str]) -> bool:
+    """Run a command in another process, which is killed in its write of a number if it has so many."""
+    child = os.fork()
+    if child == 0:
+        left, fsync, replace = iter(range(number)), os.fsync, os.replace
+
+        def counted(function: Callable[..., None], *arguments: Any) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            function(*arguments)
+
+        def on_file(descriptor: int) -> None:
+            is_file = os.path.isfile(f"/proc/self/fd/{descriptor}")
+            counted(fsync, descriptor) if is_file else fsync(descriptor)
+
+        os.fsync, os.replace = on_file, partial(counted, replace)
+        main([*command, "-o", str(folder)])
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 def test_a_finished_run_is_left_as_it_is(
     cryograd_command: Callable[..., Outcome], resume: Callable[[], Outcome], stopped: Path
 ) -> None:
@@ -305,7 +353,7 @@ def test_a_refusal_while_computing_says_that_the_folder_is_kept(
 ) -> None:
     def lost(iteration: int) -> None:
         if iteration == 3:
-            raise CryogradError("class 2 has lost all its images", "a.star", "give fewer --classes")
+            raise FruitlessError("class 2 has lost all its images", "a.star", "give fewer --classes")
 
     engine.before_iteration = lost
     run = tmp_path / "run"

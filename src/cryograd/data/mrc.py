@@ -66,7 +66,7 @@ def read_header(path: Path) -> MrcHeader:
     path = Path(path)
     # Whoever opened a pipe would wait for its other end.
     if path.exists() and not path.is_file():
-        raise CryogradError("the MRC file is a folder or a pipe", path, "give a file")
+        raise CryogradError("the MRC file cannot be read (it is a folder or a pipe)", path, "give a file")
     try:
         with path.open("rb") as file:
             raw = file.read(_HEADER_BYTES)

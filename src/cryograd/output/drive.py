@@ -7,7 +7,7 @@ from typing import Any
 
 from cryograd.config import ParticleRun
 from cryograd.data.particles import Particles
-from cryograd.errors import CryogradError
+from cryograd.errors import CryogradError, FruitlessError
 from cryograd.output import checkpoint
 from cryograd.output.checkpoint import Checkpoint
 from cryograd.output.folder import RunFolder
@@ -114,10 +114,10 @@ def _last(moment: Moment | None, folder: RunFolder) -> Moment:
 
 
 def _told(moments: Iterator[Moment], folder: RunFolder) -> Iterator[Moment]:
-    """Moments; a refusal in their midst, which a continuation would meet again, says what is left."""
+    """Moments; where they come to nothing, which a continuation would come to again, what is left is said."""
     try:
         yield from moments
-    except CryogradError as error:
+    except FruitlessError as error:
         if not folder.checkpoint.exists():
             raise
         remedy = f"{error.remedy}, in another folder than {folder.path}, which keeps the maps so far"
