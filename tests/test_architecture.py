@@ -17,8 +17,9 @@ LONGEST_FILE = 400
 # A module may import its own package and the layers before its own; packages of one layer do not know
 # each other.
 LAYERS = [
-    {"errors", "printable", "version", "threads", "fused", "atomic", "heap", "draws"},
-    {"registry", "paths"},
+    {"errors", "printable", "version", "locks"},
+    {"threads", "fused", "atomic", "heap", "draws"},
+    {"registry", "paths", "occupied"},
     {"config"},
     {"settings"},
     {"fourier", "rotations"},

@@ -119,6 +119,7 @@ def test_the_package_is_a_program() -> None:
         ({"samples": 3.0}, "nothing looks at it without --proposal importance, --samples"),
         ({"invert_contrast": True}, "read already, --invert-contrast, give it to read_particles"),
         ({"pixel_size": 3.0}, "read already, --pixel-size, give it to read_particles"),
+        ({"callback": 3}, "a function is asked for, and this is of type int, callback, give one"),
         ({"resume": True}, "there is no run to resume, --resume, give the output folder of one"),
     ],
 )

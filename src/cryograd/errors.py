@@ -21,3 +21,7 @@ class CryogradError(Exception):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Other processes get errors as what they are made of.
         return type(self), (self.what, self.where, self.remedy)
+
+
+class FruitlessError(CryogradError):
+    """Images from which a run cannot go on, whatever is done to its files: it would come to this again."""

@@ -6,7 +6,8 @@ of the command line with ``_`` for ``-``.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
 from cryograd.data.star import refuse_unwritable
 from cryograd.errors import CryogradError
+from cryograd.inspection.spectrum import Rings, thon_rings
 from cryograd.maps import Map
-from cryograd.output.drive import begun, drive
+from cryograd.output.begin import begun
+from cryograd.output.drive import drive, ended
 from cryograd.output.folder import RunFolder
+from cryograd.output.given import digests
 from cryograd.output.products import write_result
+from cryograd.output.record import check_same_run
 from cryograd.recipe import Moment, Reading
 from cryograd.report.build import build_report
 from cryograd.results import Result, examined
@@ -199,6 +204,21 @@ def run(config: ParticleRun, callback: Callback | None = None) -> Result:
     return _performed(config, None, callback, ())
 
 
+def finished(config: ParticleRun) -> dict[str, Any] | None:
+    """The metrics of a run that is to be resumed and has nothing left to do; None for all others.
+
+    Raises
+    ------
+    CryogradError
+        The run in the folder is not the one that the settings say.
+    """
+    if not config.resume or config.output is None or not RunFolder(config.output).finished:
+        return None
+    folder = RunFolder(config.output)
+    check_same_run(folder, config)
+    return folder.read_metrics()
+
+
 def _path(given: Map | FilePath) -> Path:
     """The file of a map, or what one in memory is called in messages."""
     if not isinstance(given, Map | str | Path):
@@ -244,54 +264,85 @@ def _performed(
     config: ParticleRun, particles: Particles | None, callback: Callback | None, maps: Sequence[Map]
 ) -> Result:
     """A run of particles, which are read where there are none, in memory or in a folder."""
-    command = type(config).__name__.lower()
     _refuse_idle(config)
-    folder = None if config.output is None else RunFolder(config.output)
-    if folder is not None:
-        begun(folder, command, config)
+    if callback is not None and not callable(callback):
+        what = f"a function is asked for, and this is of type {type(callback).__name__}"
+        raise CryogradError(what, "callback", "give one that takes a Moment, or None")
+    if config.output is None:
+        return _in_memory(config, _given(config, particles, maps), callback)
+    folder = RunFolder(config.output)
+    with begun(folder, config):
+        return _in_folder(folder, config, _given(config, particles, maps), callback)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run is given, read and looked at before it begins.
+
+    Parameters
+    ----------
+    particles, maps
+        The particles, and the maps to start from.
+    rings
+        What the Thon rings say of the CTFs: the images may be out of reach when the run ends.
+    """
+
+    particles: Particles
+    maps: Sequence[Map]
+    rings: list[Rings]
+
+    def moments(
+        self, config: ParticleRun, saved: dict[str, Any] | None, reading: Reading
+    ) -> Iterator[Moment]:
+        """The moments of the run that the options say."""
+        if isinstance(config, Refine):
+            return recipe.refine(self.particles, config, saved, reading, volumes=self.maps)
+        if isinstance(config, Reconstruct):
+            return recipe.reconstruct(self.particles, config, saved, reading)
+        assert isinstance(config, Abinitio)
+        return recipe.abinitio(self.particles, config, saved, reading)
+
+
+def _given(config: ParticleRun, particles: Particles | None, maps: Sequence[Map]) -> _Given:
+    """Read what a run is given, where it is not in memory."""
     if particles is None:
         particles = read_particles(
             config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
         )
     if not len(particles):
         raise CryogradError("there are no particles", config.particles, "give some")
-    if folder is not None:
-        refuse_unwritable(folder.particles, particles)
     if config.threads is not None:
         set_threads(config.threads)
-    given = particles
+    if isinstance(config, Refine) and not maps:
+        maps = [Map.read(path) for path in config.volume]
+    return _Given(particles, maps, thon_rings(particles, np.arange(len(particles))))
 
-    def moments(saved: dict[str, Any] | None, reading: Reading) -> Iterator[Moment]:
-        if isinstance(config, Refine):
-            return recipe.refine(given, config, saved, reading, volumes=maps)
-        if isinstance(config, Reconstruct):
-            return recipe.reconstruct(given, config, saved, reading)
-        assert isinstance(config, Abinitio)
-        return recipe.abinitio(given, config, saved, reading)
 
-    if folder is None:
-        return _in_memory(command, config, given, moments, callback)
-    moment, seconds = drive(folder, command, config, given, moments, callback)
-    result = examined(command, config, given, moment, seconds)
-    write_result(folder, result)
-    build_report(folder.path)
+def _in_folder(folder: RunFolder, config: ParticleRun, given: _Given, callback: Callback | None) -> Result:
+    """A run that leaves its files; one that was finished already is left as it is."""
+    refuse_unwritable(folder.particles, given.particles)
+    moments, seen = partial(given.moments, config), digests(config, given.particles, given.maps)
+    if config.resume and folder.finished:
+        moment, seconds = ended(folder, config, seen, moments)
+        return examined(config, given.particles, moment, seconds, given.rings)
+    moment, seconds = drive(folder, config, given.particles, seen, moments, callback)
+    result = examined(config, given.particles, moment, seconds, given.rings)
+    with folder.writing():
+        # Its absence says that a run has not come to its end.
+        folder.report.unlink(missing_ok=True)
+        write_result(folder, result)
+        build_report(folder.path)
     return result
 
 
-def _in_memory(
-    command: str,
-    config: ParticleRun,
-    particles: Particles,
-    moments: Callable[[dict[str, Any] | None, Reading], Iterator[Moment]],
-    callback: Callback | None,
-) -> Result:
+def _in_memory(config: ParticleRun, given: _Given, callback: Callback | None) -> Result:
     """A run that writes nothing."""
     began, moment = time.monotonic(), None
-    for moment in moments(None, lambda done, total: None):
+    for moment in given.moments(config, None, lambda done, total: None):
         if callback is not None:
             callback(moment)
     assert moment is not None
-    return examined(command, config, particles, moment, time.monotonic() - began)
+    return examined(config, given.particles, moment, time.monotonic() - began, given.rings)
 
 
 def _refuse_idle(config: ParticleRun) -> None:

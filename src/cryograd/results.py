@@ -16,7 +16,7 @@ from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.findings import of_ctf
 from cryograd.inspection.half_maps import of_empty, of_half_maps
-from cryograd.inspection.spectrum import thon_rings
+from cryograd.inspection.spectrum import Rings
 from cryograd.maps import Map
 from cryograd.objective.picks import Picks
 from cryograd.recipe import Moment
@@ -160,18 +160,20 @@ class Result:
 
 
 def examined(
-    command: str, config: ParticleRun, particles: Particles, moment: Moment, seconds: float
+    config: ParticleRun, particles: Particles, moment: Moment, seconds: float, rings: list[Rings]
 ) -> Result:
     """Look at what a run has ended with.
 
     Parameters
     ----------
-    command, config, particles
+    config, particles
         What was run.
     moment
         Its last moment.
     seconds
         That it took.
+    rings
+        What the Thon rings of the images say of their CTFs.
     """
     state, table = moment.state, moment.state.table
     support = Map(mask_of(state, particles), particles.optics[0].pixel_size)
@@ -190,11 +192,10 @@ def examined(
         if config.top_poses:
             top = (table.top_rotations, table.top_shifts, table.top_probabilities)
         if config.refine_ctf:
-            change = table.defocus_change
-            underfocus = particles.defocus_u + change, particles.defocus_v + change
-            particles = particles.with_ctf(*underfocus, particles.scale)
+            u, v = (values + table.defocus_change for values in (particles.defocus_u, particles.defocus_v))
+            particles = particles.with_ctf(u, v, particles.scale)
     return Result(
-        command=command,
+        command=config.command,
         classes=classes,
         best=best,
         mask=support,
@@ -203,7 +204,7 @@ def examined(
         rotations=table.rotations,
         shifts=table.shifts,
         top_poses=top,
-        metrics=_metrics(command, config, particles, moment, classes, best, columns, seconds),
+        metrics=_metrics(config, particles, moment, classes, best, columns, seconds, rings),
         history=moment.history,
         symmetries=moment.behind.symmetries,
     )
@@ -289,7 +290,6 @@ def _half_set_columns(particles: Particles, state: State, max_shift: float) -> d
 
 
 def _metrics(
-    command: str,
     config: ParticleRun,
     particles: Particles,
     moment: Moment,
@@ -297,12 +297,12 @@ def _metrics(
     best: int,
     columns: dict[str, NDArray],
     seconds: float,
+    rings: list[Rings],
 ) -> dict[str, Any]:
     """What metrics.json says of a run: JSON-able."""
     optics, state, table, history = particles.optics[0], moment.state, moment.state.table, moment.history
-    rings = thon_rings(particles, np.arange(len(particles)))
     found = {
-        "command": command,
+        "command": config.command,
         "version": __version__,
         "n_particles": len(particles),
         "box_size": optics.box_size,

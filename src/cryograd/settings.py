@@ -1,6 +1,7 @@
 """Settings of commands from anywhere, the command line, TOML files or Python, and what is wrong with them."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from cryograd.config import Command
+from cryograd.config import Command, to_toml
 from cryograd.errors import CryogradError
+from cryograd.version import __version__
 
 # Fields whose name would hide a method of the model.
 _SPELLINGS = {"json_output": "--json"}
@@ -63,16 +65,75 @@ def validated(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file by field name; hyphens may stand for underscores."""
+    """Settings of a TOML file by field name; hyphens may stand for underscores.
+
+    Raises
+    ------
+    CryogradError
+        It is no file that can be read, not TOML, or gives a setting twice.
+    """
+    return parsed_toml(read_settings(path), path)
+
+
+def read_settings(path: Path) -> str:
+    """Text of a file of settings.
+
+    Raises
+    ------
+    CryogradError
+        It is no file that can be read, or not UTF-8.
+    """
     try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CryogradError(
-            f"the configuration cannot be read ({error.strerror})", path, "check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Whoever opened a pipe would wait for its other end.
+        if path.exists() and not path.is_file():
+            raise CryogradError("the configuration is not a file", path, "give a TOML file")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise CryogradError(f"not valid TOML ({error})", path, "correct the file") from None
-    return {key.replace("-", "_"): value for key, value in settings.items()}
+    # A name that holds NUL is a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CryogradError(f"the configuration cannot be read ({reason})", path, "check the path") from None
+
+
+def parsed_toml(text: str, source: Path) -> dict[str, Any]:
+    """Settings of a TOML text by field name; ``source`` is where it is from, for messages.
+
+    Raises
+    ------
+    CryogradError
+        It is not TOML, or gives a setting twice.
+    """
+    try:
+        found = tomllib.loads(text)
+    except RecursionError:
+        raise CryogradError("not valid TOML (nested too deeply)", source, "correct the file") from None
+    # Bad TOML, and numbers that are too long for Python.
+    except ValueError as error:
+        raise CryogradError(f"not valid TOML ({error})", source, "correct the file") from None
+    settings = {key.replace("-", "_"): value for key, value in found.items()}
+    if len(settings) < len(found):
+        raise CryogradError("a setting is given twice, with - and with _", source, "leave out one of them")
+    return settings
+
+
+def record(command: str, config: Command) -> str:
+    """A command and its settings as the text of ``run.toml``, which `recorded` reads."""
+    return f"# cryograd {__version__} {command}\n\n{to_toml(config)}"
+
+
+def recorded(text: str, source: Path) -> tuple[str, dict[str, Any]]:
+    """Command and settings of a run from its record.
+
+    Raises
+    ------
+    CryogradError
+        The record is not TOML, or names no command.
+    """
+    settings, first = parsed_toml(text, source), re.match(r"# cryograd \S+ (\w+)\n", text)
+    if first is None:
+        raise CryogradError("its first line names no command", source, "restore the file")
+    return first[1], settings
 
 
 def _shown(value: object) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cryograd.occupied import LOCK
+
 from .conftest import FakeEngine, Outcome, tree
 
 
@@ -23,6 +25,17 @@ def test_a_folder_in_use_is_refused(engine: FakeEngine, refused: Callable, tmp_p
     (tmp_path / "notes.txt").write_text("mine")
     assert refused("demo", "-o", tmp_path).startswith("the output folder is not empty")
     assert tree(tmp_path) == {"notes.txt"}
+
+
+def test_a_demonstration_that_was_killed_is_begun_anew(
+    engine: FakeEngine, cryograd_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "simulated").mkdir()
+    (tmp_path / "simulated/particles.star").write_text("half")
+    (tmp_path / LOCK).write_text("process 1 on nowhere")
+    outcome = cryograd_command("demo", "-o", tmp_path, "--particles", 50)
+    assert outcome.status == 0, outcome.err
+    assert not (tmp_path / LOCK).exists()
 
 
 @pytest.mark.slow

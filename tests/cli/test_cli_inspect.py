@@ -249,6 +249,19 @@ def test_the_particle_file_is_not_overwritten(simulated: Path, refused: Callable
     assert star.read_text() == before
 
 
+def test_a_page_is_replaced_only_when_told(
+    simulated: Path, cryograd_command: Callable, refused: Callable, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("precious")
+    command = ("inspect", simulated / "particles.star", "-o", page)
+    message = refused(*command)
+    assert message == f"the output file is there already, {page}, choose another name, or add --overwrite"
+    assert page.read_text() == "precious"
+    assert cryograd_command(*command, "--overwrite").status == 0
+    assert "<html" in page.read_text()
+
+
 def test_a_wrong_ctf_of_real_particles_is_found(shared_data: Path, inspect: Callable) -> None:
     folder = shared_data / "bgal-10204"
     right = inspect(folder / "particles_clean_1268.star")

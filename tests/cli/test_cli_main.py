@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +137,50 @@ def test_an_error_over_several_lines_is_printed_as_one(
 
     monkeypatch.setattr(cryograd.cli.report, "run", bad)
     assert cryograd_command("report", tmp_path).err == "error: first second, here, mend it\n"
+
+
+def test_what_files_hold_cannot_command_the_terminal(
+    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import cryograd.cli.report
+    from cryograd.errors import CryogradError
+
+    def bad(config: object) -> None:
+        raise CryogradError("bad \x1b[2Jname", "here", "mend it")
+
+    monkeypatch.setattr(cryograd.cli.report, "run", bad)
+    assert cryograd_command("report", tmp_path).err == "error: bad \\x1b[2Jname, here, mend it\n"
+
+
+def test_what_the_system_refuses_is_one_line(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import cryograd.cli.report
+
+    def full(config: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "page.html")
+
+    monkeypatch.setattr(cryograd.cli.report, "run", full)
+    assert refused("report", tmp_path).startswith("the system refused (No space left on device), page.html,")
+
+
+@pytest.mark.parametrize(("output", "status"), [("pipe", 141), ("/dev/full", 2)])
+def test_output_that_cannot_be_written_is_no_traceback(output: str, status: int) -> None:
+    code = (
+        "import cryograd.cli.report\n"
+        "from cryograd.cli.main import main\n"
+        "cryograd.cli.report.run = lambda config: {'report': 'x'}\n"
+        "main(['report', '.'])"
+    )
+    if output == "pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open(output, os.O_WRONLY)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == (output != "pipe"), done.stderr
 
 
 def test_json_replaces_the_text(cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cryograd.cli.options import resolve
-from cryograd.config import Abinitio, Command, to_toml
+from cryograd.config import Abinitio, Command
 from cryograd.errors import CryogradError
+from cryograd.output import checkpoint
+from cryograd.settings import record
 
 GIVEN = {"particles": Path("a.star"), "output": Path("out")}
 
@@ -61,6 +64,35 @@ def test_a_file_that_is_not_toml_is_refused(text: str, tmp_path: Path) -> None:
         abinitio(**GIVEN, config=path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"seed = {'9' * 5000}\n", "not valid TOML .*4300 digits"),
+        (f"seed = {'[' * 5000}{']' * 5000}\n", "not valid TOML .nested too deeply"),
+        (f"seed = {'9' * 30}\n", "the number is too large"),
+        ("max-shift = 1\nmax_shift = 2\n", "a setting is given twice"),
+        ('mask = "a\\u0000b"\n', "cannot hold a NUL character"),
+        (f'mask = "{"a" * 300}"\n', "the name of a file is too long"),
+        (f'mask = "{"a/" * 3000}"\n', "the name of a file is too long"),
+    ],
+    ids=["digits", "nested", "large", "twice", "nul", "name", "path"],
+)
+def test_hostile_settings_are_refused(toml: Callable, text: str, message: str) -> None:
+    with pytest.raises(CryogradError, match=message):
+        abinitio(**GIVEN, config=toml(text))
+
+
+def test_settings_in_a_pipe_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings.toml")
+    with pytest.raises(CryogradError, match="is not a file"):
+        abinitio(**GIVEN, config=tmp_path / "settings.toml")
+
+
+def test_names_of_files_that_are_not_utf8_are_refused() -> None:
+    with pytest.raises(CryogradError, match=r"is not UTF-8 .*, cryograd abinitio --mask, rename it"):
+        abinitio(**GIVEN, mask=Path(os.fsdecode(b"caf\xe9.mrc")))
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CryogradError, match="cannot be read"):
         abinitio(**GIVEN, config=tmp_path / "absent.toml")
@@ -68,7 +100,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_resumed_run_takes_its_own_record_as_default(tmp_path: Path) -> None:
     before = Abinitio(particles=Path("a.star"), output=tmp_path, symmetry="D2", seed=9)
-    (tmp_path / "run.toml").write_text(to_toml(before))
+    text = record("abinitio", before)
+    checkpoint.save(tmp_path / "checkpoint/state.pt", checkpoint.Checkpoint({}, 0.0, text, {}))
     config = abinitio(output=tmp_path, resume=True)
     assert config == before.model_copy(update={"resume": True})
 

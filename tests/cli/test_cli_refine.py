@@ -154,6 +154,7 @@ def test_files_of_a_mask_that_is_too_tight_hold_the_correlation_without_it(
 ) -> None:
     """A run that is resumed at its end writes its files again."""
     assert "Half maps, without a mask" not in (copied / "fsc.xml").read_text()
+    (copied / "metrics.json").unlink()
     monkeypatch.setattr(GoldStandard, "mask_too_tight", True)
     outcome = cryograd_command("refine", "-o", copied, "--resume", "--json")
     assert outcome.status == 0, outcome.err
@@ -172,6 +173,7 @@ def test_files_of_a_mask_that_is_too_tight_hold_the_correlation_without_it(
 def test_a_checkpoint_that_cannot_be_restored_costs_nothing(
     cryograd_command: Callable, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (copied / "metrics.json").unlink()
     before = tree(copied)
 
     def broken(saved: dict, device: object) -> State:

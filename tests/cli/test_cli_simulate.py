@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.read import read_particles
+from cryograd.occupied import LOCK
 from cryograd.simulation.molecule import SYMMETRY, molecule
 
 from .conftest import ball, tree
@@ -95,6 +97,36 @@ def test_groups_views_and_precision_reach_the_files(
     # Three views and their surroundings hold four fifths of the particles.
     cosines = particles.rotations[:, 2] @ np.mean(particles.rotations[:, 2], axis=0)
     assert cosines.mean() > 0.15
+
+
+def test_a_simulation_that_was_killed_is_begun_anew(
+    volume: Path, cryograd_command: Callable, refused: Callable, tmp_path: Path
+) -> None:
+    command = ("simulate", volume, "-o", tmp_path / "out", "--particles", 4)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/particles.mrcs").write_text("half")
+    assert "already holds particles.mrcs" in refused(*command)
+    (tmp_path / "out" / LOCK).write_text("process 1 on nowhere")
+    assert cryograd_command(*command).status == 0
+    assert tree(tmp_path / "out") == {"particles.star", "particles.mrcs", "truth.mrc"}
+
+
+def test_a_simulation_that_finds_no_room_leaves_nothing(
+    volume: Path,
+    cryograd_command: Callable,
+    refused: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, *arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cryograd.simulation.simulate.write_map", full)
+        message = refused("simulate", volume, "-o", tmp_path / "out", "--particles", 4)
+    assert "No space left on device" in message
+    assert tree(tmp_path / "out") == set()
+    assert cryograd_command("simulate", volume, "-o", tmp_path / "out", "--particles", 4).status == 0
 
 
 def test_a_half_is_the_same_as_in_the_whole(volume: Path, cryograd_command: Callable, tmp_path: Path) -> None:

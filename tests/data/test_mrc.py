@@ -1,3 +1,4 @@
+import os
 import struct
 import time
 from pathlib import Path
@@ -33,6 +34,14 @@ def raw_mrc(
     header[208:212] = b"MAP "
     header[212:216] = b"\x44\x44\x00\x00" if order == "<" else b"\x11\x11\x00\x00"
     return bytes(header) + bytes(extended) + payload
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "a\0b"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CryogradError, match=r"cannot be read \((it is a folder or a pipe|embedded null)"):
+        read_header(tmp_path / name)
 
 
 @pytest.mark.parametrize("mode", MODES)

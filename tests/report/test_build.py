@@ -7,15 +7,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cryograd.config import Abinitio, to_toml
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.optics import Optics, electron_wavelength
-from cryograd.data.star import write_particles_star
+from cryograd.data.star import write_particles_star, write_star
 from cryograd.errors import CryogradError
 from cryograd.report import map_images
 from cryograd.report.build import build_report
+from cryograd.report.half_maps import _CURVES, load_half_maps
 from cryograd.report.load import load_run
 from cryograd.report.plots import view_density
 from cryograd.report.remarks import remarks
@@ -27,6 +29,9 @@ from cryograd.simulation.simulate import Simulation, simulate
 pytestmark = pytest.mark.xdist_group("runs of test_build")
 
 N, BOX = 30, 16
+
+
+METRICS = {"n_particles": N, "wall_seconds": 61.0, "device": "cpu"}
 
 
 def log_row(iteration: int, **changes: object) -> dict:
@@ -69,13 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns = {"cryogradPoseEntropy": rng.uniform(size=N), "rlnMaxValueProbDistribution": rng.uniform(size=N)}
     rotations, shifts = random_rotations(N, rng), rng.normal(0.0, 3.0, (N, 2))
     write_particles_star(folder / "particles.star", particles, rotations, shifts, columns)
-    metrics = {
-        "command": "abinitio",
-        "n_particles": N,
-        "wall_seconds": 61.0,
-        "device": "cpu",
-        "nothing": None,
-    }
+    metrics = METRICS | {"command": "abinitio", "nothing": None}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
@@ -202,6 +201,67 @@ def test_a_broken_file_is_named(run_folder: Path, broken: str) -> None:
     with pytest.raises(CryogradError) as error:
         build_report(run_folder)
     assert error.value.where == str(run_folder / broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.toml", "# cryograd 1.0 abinitio\n"),
+        ("run.toml", '# cryograd 1.0 abinitio\nparticles = "a.star"\nclasses = -3\n'),
+        ("run.toml", '# cryograd 1.0 abinitio\nparticles = "a.star"\nsymmetry = "Q3"\n'),
+        ("run.toml", 'particles = "a.star"\n'),
+        ("run.toml", "# cryograd 1.0 abinitio\na = " + "[" * 9999),
+        ("log.jsonl", '{"stage": "march"}\n'),
+        ("log.jsonl", json.dumps(log_row(1, resolution="fine")) + "\n"),
+        ("log.jsonl", json.dumps(log_row(1, radius=1e9)) + "\n"),
+        ("log.jsonl", json.dumps(log_row(1, entropy=float("nan"))) + "\n"),
+        ("log.jsonl", json.dumps(log_row(1, seconds=[1.0])) + "\n"),
+        ("log.jsonl", "[1]\n"),
+        ("log.jsonl", "[" * 99999),
+        ("metrics.json", "[]"),
+        ("metrics.json", "{}"),
+        ("metrics.json", "9" * 5000),
+        ("metrics.json", '{"n_particles": 1, "wall_seconds": 1.0, "device": "cpu", "symmetry": "Q3"}'),
+        ("metrics.json", '{"n_particles": 1, "wall_seconds": 1.0, "device": "cpu", "shared": {}}'),
+        (
+            "metrics.json",
+            '{"n_particles": 1, "wall_seconds": 1.0, "device": "cpu", "class_populations": [1, 2]}',
+        ),
+        ("comparison.json", '{"maps": {"frequencies": [0, 1], "fsc": [1]}, "poses": {}}'),
+        ("comparison.json", "{}"),
+        ("volume.mrc", "map"),
+        ("particles.star", "data_\n"),
+    ],
+)
+def test_a_damaged_file_is_named(run_folder: Path, name: str, text: str) -> None:
+    (run_folder / name).write_text(text)
+    with pytest.raises(CryogradError) as error:
+        build_report(run_folder)
+    assert name in error.value.where
+    assert not (run_folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["fsc.star", "anisotropy.json", "mask.mrc", "local_resolution.mrc"])
+def test_damaged_files_of_half_maps_are_named(run_folder: Path, name: str) -> None:
+    curves = {column: np.ones(9) for column in _CURVES} | {"rlnResolution": np.linspace(0.0, 0.1, 9)}
+    write_star(run_folder / "fsc.star", {"fsc": pd.DataFrame(curves)})
+    quartiles = {"conical_fsc_quartiles": [[1.0] * 8] * 5}
+    (run_folder / "anisotropy.json").write_text(json.dumps(quartiles))
+    for other in ("mask.mrc", "local_resolution.mrc", "standard_error.mrc"):
+        write_map(run_folder / other, np.ones((BOX, BOX, BOX)), 4.0)
+    assert load_half_maps(run_folder) is not None
+    if name == "fsc.star":
+        del curves["rlnResolution"]
+        write_star(run_folder / name, {"fsc": pd.DataFrame(curves)})
+    elif name == "anisotropy.json":
+        (run_folder / name).write_text(json.dumps({"conical_fsc_quartiles": [[1.0] * 20] * 5}))
+    elif name == "mask.mrc":
+        write_map(run_folder / name, np.zeros((BOX, BOX, BOX)), 4.0)
+    else:
+        write_map(run_folder / name, np.ones((8, 8, 8)), 4.0)
+    with pytest.raises(CryogradError) as error:
+        load_half_maps(run_folder)
+    assert error.value.where in (str(run_folder / name), str(run_folder))
 
 
 def test_a_run_without_remarks_has_none(run_folder: Path) -> None:

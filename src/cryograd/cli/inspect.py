@@ -19,7 +19,7 @@ from cryograd.paths import check_output_file
 def run(config: Inspect) -> dict[str, Any]:
     """Inspect a particle file, write the report if asked to, and return the facts."""
     if config.output is not None:
-        check_output_file(config.output, config.particles)
+        check_output_file(config.output, config.particles, overwrite=config.overwrite)
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )

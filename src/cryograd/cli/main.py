@@ -30,6 +30,8 @@ BAD_INPUT = 2
 # What shells report for a program that SIGINT or SIGTERM ended.
 INTERRUPTED = 130
 TERMINATED = 143
+# And for one whose output nobody reads any more.
+UNREAD = 141
 
 
 # The module of a command that has none of its own name.
@@ -104,14 +106,37 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
+def _fail(error: CryogradError) -> NoReturn:
+    """Say what is wrong in one line, in which nothing from a file can command the terminal, and leave."""
+    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def _drop_output() -> None:
+    """Give up what cannot be printed: Python would try again while it ends, and say that it failed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 2 on bad input, 130 on Ctrl-C."""
+    """Run the command line; exits with 0, 2 on bad input, 130 on Ctrl-C, 141 if nobody reads the output."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except CryogradError as error:
-        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(UNREAD)
+    except OSError as error:
+        # What the system refuses anywhere is not the program's fault.
+        _drop_output()
+        where = error.filename or "standard output"
+        remedy = "check the path, its permissions and the room on the disk"
+        _fail(CryogradError(f"the system refused ({error.strerror or error})", where, remedy))

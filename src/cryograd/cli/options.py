@@ -1,7 +1,7 @@
 """Command-line options from the fields of a configuration, and their merging with TOML files.
 
 An option on the command line counts before ``--config run.toml``, and that before the default. Of a run that
-is resumed, its own ``run.toml`` stands in for the defaults.
+is resumed, the settings in its checkpoint stand in for the defaults.
 """
 
 import inspect
@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from cryograd.config import Command
 from cryograd.errors import CryogradError
+from cryograd.output.folder import RunFolder
+from cryograd.output.record import resumed_settings
 from cryograd.settings import is_asked, is_positional, read_toml, spelling, validated
 
 
@@ -89,12 +91,8 @@ def resolve(model: type[Command], name: str, given: Mapping[str, Any]) -> Comman
     """
     layers = [(Path(given["config"]), read_toml(given["config"]))] if given.get("config") else []
     if given.get("resume") and given.get("output"):
-        record = Path(given["output"]) / "run.toml"
-        if not record.is_file():
-            raise CryogradError(
-                "there is no run to resume", given["output"], "start the run without --resume"
-            )
-        layers.append((record, read_toml(record)))
+        folder = RunFolder(Path(given["output"]))
+        layers.append((folder.checkpoint, resumed_settings(folder, name)))
     values: dict[str, Any] = {key: value for key, value in given.items() if key != "config"}
     sources: dict[str, object] = {}
     for path, settings in layers:

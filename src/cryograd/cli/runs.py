@@ -1,15 +1,22 @@
 """What the commands on particle images print: ``abinitio``, ``refine`` and ``reconstruct``."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from cryograd.config import ParticleRun
+from cryograd.library import finished
 from cryograd.library import run as run_in_folder
 
 
 def run(config: ParticleRun) -> dict[str, Any]:
     """Run, write all files, and return the metrics."""
-    return run_in_folder(config).metrics | {"output": str(config.output)}
+    metrics = finished(config)
+    if metrics is None:
+        metrics = run_in_folder(config).metrics
+    else:
+        print(f"the run in {config.output} is finished already, nothing was changed", file=sys.stderr)
+    return metrics | {"output": str(config.output)}
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -5,11 +5,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from cryograd.registry import PRIORS, SOLVERS, Registry
 
 Device = Literal["auto", "cpu", "cuda"]
+
+# Numbers that arrays take.
+_LARGEST = 2**63 - 1
+# Bytes of a name and of a path, less what temporary names and files in folders add to them.
+_LONGEST_PART, _LONGEST_PATH = 220, 3800
 
 
 def _known_symmetry(name: str) -> str:
@@ -78,6 +83,18 @@ def option(default: Any, description: str, **settings: Any) -> Any:
     )
 
 
+def _refuse_impossible_name(name: str) -> None:
+    """Refuse the name of a file that the system could not have, or a record could not hold."""
+    if "\0" in name:
+        raise ValueError("a name of a file cannot hold a NUL character; correct it")
+    try:
+        lengths = [len(part) for part in name.encode().split(b"/")]
+    except UnicodeEncodeError:
+        raise ValueError("the name of a file is not UTF-8; rename it") from None
+    if max(lengths) > _LONGEST_PART or sum(lengths) + len(lengths) > _LONGEST_PATH:
+        raise ValueError("the name of a file is too long; shorten it")
+
+
 class Command(BaseModel):
     """What all commands share: immutable, and unknown fields are refused."""
 
@@ -85,6 +102,17 @@ class Command(BaseModel):
     examples: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        """Refuse names that no file can have, and numbers that no array can hold."""
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path):
+                _refuse_impossible_name(str(one))
+            if isinstance(one, int) and abs(one) > _LARGEST:
+                raise ValueError(f"the number is too large; give at most {_LARGEST}")
+        return value
 
 
 def to_toml(config: Command) -> str:

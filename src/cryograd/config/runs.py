@@ -63,8 +63,8 @@ class ParticleRun(Command):
     )
     start_resolution: PositiveFloat | None = option(
         None,
-        "Resolution in Å of the start. [default: 40, or 1/6 of the box where that is coarser; half-sets begin "
-        "with 1/9 of the box of a random start]",
+        "Resolution in Å of the start. [default: 40, or 1/6 of the box where that is coarser; half-sets of a "
+        "random start 1/9 of the box]",
     )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
@@ -85,10 +85,15 @@ class ParticleRun(Command):
     prior_weight: NonNegativeFloat = option(0.9, "Strength of the prior.")
     seed: NonNegativeInt = option(0, "Seed of all random choices: the same seed gives the same map.")
     device: Device = option("auto", "Where to compute; 'auto' takes a GPU if there is one.")
-    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]")
+    threads: PositiveInt | None = option(None, "CPU threads. [default: all cores]", le=4096)
     checkpoint_seconds: NonNegativeFloat = option(60.0, "Time between checkpoints in seconds.")
     resume: bool = option(False, "Continue the run in the output folder from its checkpoint.", recorded=False)
     json_output: bool = json_option()
+
+    @property
+    def command(self) -> str:
+        """Name of the command."""
+        return type(self).__name__.lower()
 
     @property
     def symmetries(self) -> tuple[str, ...]:

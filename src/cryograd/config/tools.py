@@ -59,6 +59,7 @@ class Inspect(Command):
 
     particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
     output: Path | None = option(None, "HTML file for the report with pictures.", short="-o")
+    overwrite: bool = option(False, "Replace the output file if it is there already.")
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."
@@ -86,6 +87,7 @@ class Compare(Command):
     )
     flip_hand: bool = option(False, "Also try the mirror image of the second map and keep the better.")
     output: Path | None = option(None, "File (.mrc) for the second map, aligned to the first.", short="-o")
+    overwrite: bool = option(False, "Replace the output file if it is there already.")
     seed: NonNegativeInt = option(0, "Seed of all random choices.")
     json_output: bool = json_option()
 

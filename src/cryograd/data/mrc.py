@@ -5,6 +5,7 @@ opened "permissively": a file that is not what its header says is an error that 
 """
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.mrcfile import MrcFile
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from cryograd.atomic import replacing
 from cryograd.errors import CryogradError
 
 _HEADER_BYTES = 1024
@@ -64,15 +66,20 @@ def read_header(path: Path) -> MrcHeader:
         The file is absent, compressed, not MRC, of an unsupported mode, or truncated.
     """
     path = Path(path)
+    # Whoever opened a pipe would wait for its other end.
+    if path.exists() and not path.is_file():
+        raise CryogradError("the MRC file cannot be read (it is a folder or a pipe)", path, "give a file")
     try:
         with path.open("rb") as file:
             raw = file.read(_HEADER_BYTES)
             size = file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise CryogradError("the MRC file does not exist", path, "check the path") from None
-    except OSError as error:
+    # A name that holds NUL is a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CryogradError(
-            f"the MRC file cannot be read ({error.strerror})", path, "check the path and its permissions"
+            f"the MRC file cannot be read ({reason})", path, "check the path and its permissions"
         ) from None
     if (kind := _COMPRESSED.get(raw[:2])) is not None:
         raise CryogradError(
@@ -236,16 +243,11 @@ def write_map(path: Path, density: ArrayLike, voxel_size: float) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with mrcfile.new(temporary, overwrite=True) as mrc:
-            mrc.set_data(np.asarray(density, dtype=np.float32))
-            mrc.set_volume()
-            mrc.voxel_size = voxel_size
-            _set_label(mrc)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(np.asarray(density, dtype=np.float32))
+        mrc.set_volume()
+        mrc.voxel_size = voxel_size
+        _set_label(mrc)
 
 
 class StackWriter:
@@ -275,11 +277,19 @@ class StackWriter:
         self.shape = (n_images, box_size, box_size)
         self.written = 0
         self._mode = modes[np.dtype(dtype)]
-        self._temporary = _temporary(self.path)
+        self._stack = ExitStack()
 
     def __enter__(self) -> "StackWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._mrc = mrcfile.new_mmap(self._temporary, self.shape, mrc_mode=self._mode, overwrite=True)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self.path))
+            stack.push(self._refuse_incomplete)
+            new = mrcfile.new_mmap(temporary, self.shape, mrc_mode=self._mode, overwrite=True)
+            self._mrc = stack.enter_context(new)
+            # A full disk has to be an error here: in mapped memory it would end the process.
+            with temporary.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            self._stack = stack.pop_all()
         # The order matters: as a volume, the cell would be given the extent of the whole stack.
         self._mrc.set_image_stack()
         self._mrc.voxel_size = self.pixel_size
@@ -308,19 +318,13 @@ class StackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._mrc.close()
-        try:
-            if kind is None:
-                if self.written != self.shape[0]:
-                    raise ValueError(f"{self.written} of {self.shape[0]} images were written to {self.path}")
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)
 
-
-def _temporary(path: Path) -> Path:
-    """Name beside ``path``, so that the final rename stays on one file system."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def _refuse_incomplete(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self.written != self.shape[0]:
+            raise ValueError(f"{self.written} of {self.shape[0]} images were written to {self.path}")
 
 
 def _set_label(mrc: MrcFile) -> None:

@@ -275,7 +275,9 @@ class Particles:
 
 def image_names(particles: Particles) -> str:
     """Digest of which images the particles are, in their order."""
-    digest = hashlib.sha256("\n".join(stack.name for stack in particles.stacks).encode())
+    digest = hashlib.sha256(
+        "\n".join(stack.name for stack in particles.stacks).encode(errors="surrogateescape")
+    )
     digest.update(particles.stack_index.astype(np.int64).tobytes())
     digest.update(particles.image_index.astype(np.int64).tobytes())
     return digest.hexdigest()

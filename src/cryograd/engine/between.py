@@ -9,7 +9,7 @@ from cryograd.data.particles import Particles
 from cryograd.engine.parts import Behind
 from cryograd.engine.run import group_of
 from cryograd.engine.state import State
-from cryograd.errors import CryogradError
+from cryograd.errors import FruitlessError
 from cryograd.fourier import lowpass_volume, resize_transform
 from cryograd.images.store import ImageStore
 from cryograd.model.symmetry import Symmetrizer
@@ -58,13 +58,13 @@ def refuse_empty(behind: Behind, particles: Particles) -> None:
     """Refuse starts without density: the nonnegative map of images of noise, or of a class without images."""
     found = [bool(volume.any()) for maps in behind.maps for volume in maps]
     if any(found) and not all(found):
-        raise CryogradError(
+        raise FruitlessError(
             f"class {found.index(False) + 1} has lost all its images to the others",
             particles.source,
             "give fewer --classes, or another --seed",
         )
     if not any(found):
-        raise CryogradError(
+        raise FruitlessError(
             "no particle was found in the images, the start is empty",
             particles.source,
             "check the contrast (--invert-contrast), CTFs and picks; with few images give --prior none",

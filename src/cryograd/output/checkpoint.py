@@ -1,25 +1,25 @@
 """Checkpoints: what a run needs to go on from where it stopped.
 
-A checkpoint is one file of tensors and plain data. Loading it runs no code that it might contain.
+A checkpoint is one file: a line that says of which run it is, and tensors and plain data, of which the line
+has the checksum. Loading it runs no code that it might contain.
 """
 
-import os
+import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from cryograd.atomic import replacing
 from cryograd.errors import CryogradError
+from cryograd.output.header import FORMAT, REMEDY, Header, parsed_line, refuse_damaged
 from cryograd.version import __version__
 
 # Share of a run's time that checkpoints may take.
 SHARE = 0.05
-# Raised when what is stored changes its meaning.
-FORMAT = 10
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,62 @@ class Checkpoint:
         What `recipe.Moment.saved` gave: tensors and plain data.
     wall_seconds
         Time that the run has taken so far.
-    images
-        Digest of the particles' images.
+    record
+        ``run.toml`` as the run began with it.
+    given
+        What `given.digests` gave of the particles and maps that the run began with.
     """
 
     moment: dict[str, Any]
     wall_seconds: float
-    images: str
+    record: str
+    given: dict[str, str]
+
+
+class _Digested:
+    """A file to write to that adds up the checksum of what is written.
+
+    Parameters
+    ----------
+    file
+        The file.
+    start
+        What the checksum begins with.
+    """
+
+    def __init__(self, file: IO[bytes], start: bytes) -> None:
+        self.file, self.digest = file, hashlib.sha256(start)
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write, and keep the error if that fails: torch would tell of another."""
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, which replaces the previous one only when it is complete on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    header = Header(FORMAT, __version__, checkpoint.record)
+    contents = {name: value for name, value in vars(checkpoint).items() if name != "record"}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, "version": __version__, **vars(checkpoint)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+        file.write(header.line())
+        digested = _Digested(file, header.line())
+        try:
+            torch.save(contents, digested)  # pyright: ignore[reportArgumentType]
+        except RuntimeError:
+            if digested.error is not None:
+                raise digested.error from None
+            raise
+        file.seek(0)
+        file.write(replace(header, checksum=digested.digest.hexdigest()).line())
 
 
 def load(path: Path) -> Checkpoint:
@@ -59,23 +99,19 @@ def load(path: Path) -> Checkpoint:
         The file is absent, broken, or of another version's format.
     """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-        found = contents["format"]
+        with path.open("rb") as file:
+            header = parsed_line(file, path)
+            refuse_damaged(file, header, path)
+            contents = torch.load(file, map_location="cpu", weights_only=True)
+            return Checkpoint(record=header.record, **contents)
+    except CryogradError:
+        raise
     except FileNotFoundError:
         raise CryogradError("there is no checkpoint", path, "start the run again in a new folder") from None
     # torch.load raises whatever its zip and pickle readers raise.
     except Exception as error:
         reason = str(error).split("\n")[0].rstrip(".")
-        raise CryogradError(
-            f"the checkpoint is broken ({reason[:80]})", path, "start the run again in a new folder"
-        ) from error
-    if found != FORMAT:
-        raise CryogradError(
-            f"the checkpoint has format {found}, this is cryograd {__version__} with format {FORMAT}",
-            path,
-            f"continue it with cryograd {contents.get('version', 'of its time')}",
-        )
-    return Checkpoint(**{field.name: contents[field.name] for field in fields(Checkpoint)})
+        raise CryogradError(f"the checkpoint is broken ({reason[:80]})", path, REMEDY) from error
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """The folder of a run: which files it holds, and the checks before anything is written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cryograd.atomic import write_text
+from cryograd.atomic import remove_stale, write_text
 from cryograd.errors import CryogradError
+from cryograd.occupied import left_behind
 from cryograd.paths import check_writable
 
 
@@ -46,19 +48,46 @@ class RunFolder:
         """
         check_writable(self.path)
         if resume:
-            if not self.checkpoint.is_file():
-                raise CryogradError(
-                    "there is no checkpoint to resume",
-                    self.path,
-                    "start the run without --resume, in another folder or when this one is empty",
-                )
-        elif any(file.exists() for file in (self.record, self.log, self.volume, self.checkpoint)):
+            self._refuse_without_checkpoint()
+        elif self._holds_run:
             other = "continue the run with --resume"
             if not self.checkpoint.is_file():
                 other = "empty this one: the run has no checkpoint to continue from"
             raise CryogradError(
                 "the output folder already holds a run", self.path, f"choose another folder, or {other}"
             )
+
+    @property
+    def _holds_run(self) -> bool:
+        """Whether there is a run; one that was killed before its first checkpoint is none."""
+        if self.checkpoint.exists() or self.volume.exists() or self.metrics.exists():
+            return True
+        return (self.record.exists() or self.log.exists()) and not left_behind(self.path)
+
+    def _refuse_without_checkpoint(self) -> None:
+        """Refuse to go on from nothing."""
+        if self.checkpoint.is_file():
+            return
+        if not self._holds_run:
+            raise CryogradError("there is no run to resume", self.path, "start the run without --resume")
+        raise CryogradError(
+            "there is no checkpoint to resume",
+            self.path,
+            "start the run without --resume, in another folder or when this one is empty",
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run has ended here and written all its files, of which the report is the last."""
+        return self.report.is_file() and self.read_metrics() is not None
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """What metrics.json says; None where it is absent or broken."""
+        try:
+            found = json.loads(self.metrics.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def create(self) -> None:
         """Make the folder and those above it."""
@@ -67,41 +96,56 @@ class RunFolder:
             try:
                 folder.mkdir()
             except OSError as error:
-                self.discard()
+                self.withdraw()
                 raise CryogradError(
                     f"the output folder cannot be made ({error.strerror})", folder, "choose another folder"
                 ) from None
             self._made.append(folder)
 
-    def discard(self) -> None:
-        """Take back what a run made that could not start: its record and the folders made for it."""
-        self.record.unlink(missing_ok=True)
-        while self._made:
-            self._made.pop().rmdir()
+    def clear(self) -> None:
+        """Take back what a run without a checkpoint has left: it can go on from nothing of this."""
+        for file in (self.record, self.log, self.checkpoint):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.checkpoint.parent.rmdir()
 
-    def write_record(self, text: str) -> None:
-        """Write run.toml, which marks the folder as taken.
+    def sweep(self) -> None:
+        """Take away what a process that was killed left half-written."""
+        for folder in (self.path, self.checkpoint.parent, *self.path.glob("class*/")):
+            if folder.is_dir():
+                remove_stale(folder)
+
+    def withdraw(self) -> None:
+        """Take back the folders that were made, as far as they are empty."""
+        with suppress(OSError):
+            while self._made:
+                self._made.pop().rmdir()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Context in which files of the run are written.
 
         Raises
         ------
         CryogradError
-            Nothing can be written, or another run was faster.
+            One cannot be written, as on a full disk.
         """
         try:
-            with self.record.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise CryogradError(
-                "another run has just begun in the output folder", self.path, "choose another folder"
-            ) from None
+            yield
         except OSError as error:
-            self.discard()
+            again = "continue the run with --resume" if self.checkpoint.is_file() else "start the run again"
             raise CryogradError(
-                f"the output folder cannot be written ({error.strerror})", self.path, "choose another folder"
-            ) from None
+                f"a file of the run cannot be written ({error.strerror or error})",
+                error.filename or self.path,
+                f"make room for it and {again}",
+            ) from error
+
+    def write_record(self, text: str) -> None:
+        """Write run.toml, which marks the folder as taken."""
+        write_text(self.record, text)
 
     def append_log(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the log; it is on disk when this returns."""
+        """Add a row to the log."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

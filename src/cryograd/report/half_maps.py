@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from cryograd.data.mrc import read_map
 from cryograd.data.star import read_star
+from cryograd.errors import CryogradError
+from cryograd.report.records import Anisotropy, parsed
 from cryograd.report.style import ACCENT, INK, MUTED, WARM, as_svg, new_figure
 from cryograd.rotations import FloatArray
 
@@ -58,12 +60,36 @@ def load_half_maps(folder: Path) -> HalfMapFiles | None:
     paths = [folder / name for name in names]
     if not all(path.is_file() for path in paths):
         return None
-    table = read_star(paths[0])["fsc"]
-    curves = {name: table[name].to_numpy(dtype=np.float64) for name in _CURVES}
+    table = read_star(paths[0]).get("fsc")
+    curves = {name: finite_column(table, name, paths[0]) for name in (*_CURVES, "rlnResolution")}
+    frequency = curves.pop("rlnResolution")
     local, error, mask = (read_map(path)[0] for path in paths[1:4])
-    anisotropy = json.loads(paths[4].read_text(encoding="utf-8"))
-    frequency = table["rlnResolution"].to_numpy(dtype=np.float64)
+    if not len(local) == len(error) == len(mask):
+        raise CryogradError("the maps of the folder differ in size", folder, "restore its files")
+    if not (mask > 0.5).any():
+        raise CryogradError("the mask is empty", paths[3], "restore the file")
+    anisotropy = parsed(paths[4], json.loads, Anisotropy)
+    if len(anisotropy["conical_fsc_quartiles"][0]) > len(frequency):
+        raise CryogradError("the curves are longer than those of fsc.star", paths[4], "restore the file")
     return HalfMapFiles(frequency, curves, local, error, mask, anisotropy)
+
+
+def finite_column(table: Any, name: str, path: Path) -> FloatArray:
+    """Numbers of a column of a table that was read from a file.
+
+    Raises
+    ------
+    CryogradError
+        There is no such column, or it holds something else.
+    """
+    try:
+        values = table[name].to_numpy(dtype=np.float64)
+    # What is no table has no columns either.
+    except (KeyError, TypeError, ValueError, AttributeError):
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        raise CryogradError(f"the file has no column {name} of numbers", path, "restore the file")
+    return values
 
 
 def shared_rows(shared: dict[str, Any]) -> dict[str, str]:

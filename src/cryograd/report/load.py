@@ -1,8 +1,6 @@
 """Read back what a run left in its folder; what an unfinished run lacks is None or empty."""
 
 import json
-import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,10 @@ from numpy.typing import NDArray
 from cryograd.data.mrc import read_map
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
-from cryograd.report.half_maps import HalfMapFiles, load_half_maps
+from cryograd.report.half_maps import HalfMapFiles, finite_column, load_half_maps
+from cryograd.report.records import Comparison, Metrics, Row, Settings, parsed
 from cryograd.rotations import FloatArray
+from cryograd.settings import read_settings, recorded
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,14 @@ def load_run(folder: Path) -> RunFiles:
     volume, pixel_size = read_map(folder / "volume.mrc")
     metrics, particles = folder / "metrics.json", folder / "particles.star"
     comparison, truth = folder / "comparison.json", folder / "truth.mrc"
-    command, settings = _parsed(folder / "run.toml", _record)
+    command, settings = _record(folder / "run.toml")
     number = settings.get("classes", 1)
     return RunFiles(
         folder=folder,
         command=command,
         settings=settings,
-        log=_parsed(folder / "log.jsonl", _json_lines),
-        metrics=_parsed(metrics, json.loads) if metrics.is_file() else None,
+        log=parsed(folder / "log.jsonl", _json_lines, list[Row]),
+        metrics=_metrics(metrics, number) if metrics.is_file() else None,
         volume=volume,
         pixel_size=pixel_size,
         classes=[
@@ -119,30 +119,30 @@ def load_run(folder: Path) -> RunFiles:
         ],
         poses=_read_poses(particles) if particles.is_file() else None,
         halves=load_half_maps(folder),
-        comparison=_parsed(comparison, json.loads) if comparison.is_file() else None,
+        comparison=parsed(comparison, json.loads, Comparison) if comparison.is_file() else None,
         truth=read_map(truth)[0] if truth.is_file() else None,
     )
 
 
-def _record(text: str) -> tuple[str, dict[str, Any]]:
+def _record(path: Path) -> tuple[str, dict[str, Any]]:
     """Command and settings of a run."""
-    settings, first = tomllib.loads(text), re.match(r"# cryograd \S+ (\w+)\n", text)
-    if first is None:
-        raise ValueError("its first line names no command")
-    return first[1], settings
+    command, settings = recorded(read_settings(path), path)
+    parsed(path, lambda text: settings, Settings)
+    return command, settings
+
+
+def _metrics(path: Path, classes: int) -> dict[str, Any]:
+    """What metrics.json says of a run with so many classes."""
+    found = parsed(path, json.loads, Metrics)
+    populations = found.get("class_populations")
+    if populations is not None and len(populations) != classes:
+        what = f"the file is broken ({len(populations)} populations of {classes} classes)"
+        raise CryogradError(what, path, "restore the file")
+    return found
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
-
-
-def _parsed(path: Path, parse: Any) -> Any:
-    """Contents of a text file of the run."""
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    # Both parsers' errors are ValueErrors.
-    except ValueError as error:
-        raise CryogradError(f"the file is broken ({error})", path, "restore the file") from None
 
 
 def _read_poses(path: Path) -> Poses | None:
@@ -152,7 +152,7 @@ def _read_poses(path: Path) -> Poses | None:
         return None
 
     def column(name: str) -> FloatArray | None:
-        return particles.table[name].to_numpy(dtype=np.float64) if name in particles.table else None
+        return finite_column(particles.table, name, path) if name in particles.table else None
 
     return Poses(
         particles.rotations,

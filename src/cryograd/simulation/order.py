@@ -14,8 +14,9 @@ from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.maps import Map
 from cryograd.model.symmetry import Symmetrizer
+from cryograd.occupied import left_behind, occupied
 from cryograd.paths import check_writable
-from cryograd.simulation.simulate import Simulation, simulate
+from cryograd.simulation.simulate import Simulation, simulate, stack_names
 
 _MAP_SUFFIXES = {".mrc", ".map", ".ccp4"}
 _MODEL_BOX, _MODEL_PIXEL_SIZE = 128, 2.8
@@ -62,14 +63,29 @@ def simulated(config: Simulate, given: Map | None = None) -> Simulated:
         )
     dtype = np.float16 if config.float16 else np.float32
     simulation = _simulation(config, len(truth.values), truth.pixel_size)
-    return Simulated(simulate(truth.values, truth.pixel_size, simulation, config.output, dtype), truth)
+    config.output.mkdir(parents=True, exist_ok=True)
+    with occupied(config.output):
+        try:
+            particles = simulate(truth.values, truth.pixel_size, simulation, config.output, dtype)
+        except BaseException:
+            for name in _before_the_last(config):
+                (config.output / name).unlink(missing_ok=True)
+            raise
+    return Simulated(particles, truth)
+
+
+def _before_the_last(config: Simulate) -> list[str]:
+    """Names of the files that are written before the particle file."""
+    return [*stack_names(config.optics_groups), "truth.mrc"]
 
 
 def _refuse(config: Simulate, given: Map | None) -> None:
     """Refuse options that do not go together, and a folder that cannot take the files."""
     check_writable(config.output)
-    for name in ("particles.star", "particles.mrcs", "truth.mrc"):
-        if (config.output / name).exists():
+    # The particle file is written last: without it, a simulation that was killed is begun anew.
+    killed = left_behind(config.output) and not (config.output / "particles.star").exists()
+    for name in ("particles.star", *_before_the_last(config)):
+        if (config.output / name).exists() and not killed:
             raise CryogradError(
                 f"the output folder already holds {name}", config.output, "choose another folder"
             )

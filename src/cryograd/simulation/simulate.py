@@ -148,6 +148,11 @@ def _draw_shifts(simulation: Simulation) -> FloatArray:
     return shifts
 
 
+def stack_names(groups: int) -> list[str]:
+    """Names of the stacks of so many optics groups."""
+    return ["particles.mrcs"] if groups == 1 else [f"particles_{i + 1}.mrcs" for i in range(groups)]
+
+
 def draw_particles(simulation: Simulation, output: Path) -> Particles:
     """Poses and CTFs of all particles, whose images are to be in one stack an optics group in a folder."""
     import pandas as pd
@@ -155,7 +160,6 @@ def draw_particles(simulation: Simulation, output: Path) -> Particles:
     n, groups, rng = simulation.n_images, len(simulation.optics), simulation.rng(_OPTICS)
     mean = rng.uniform(*simulation.defocus, n)
     difference = rng.uniform(0.0, simulation.astigmatism, n)
-    names = ["particles.mrcs"] if groups == 1 else [f"particles_{i + 1}.mrcs" for i in range(groups)]
     index = np.arange(n) % groups
     return Particles(
         optics=simulation.optics,
@@ -169,7 +173,7 @@ def draw_particles(simulation: Simulation, output: Path) -> Particles:
         rotations=draw_rotations(simulation),
         shifts=_draw_shifts(simulation),
         half_set=simulation.rng(_HALVES).permutation(n) % 2 + 1,
-        stacks=tuple(output / name for name in names),
+        stacks=tuple(output / name for name in stack_names(groups)),
         stack_index=index,
         image_index=np.arange(n) // groups,
         sign=np.ones(n, dtype=np.float32),

@@ -71,7 +71,7 @@ def compared(config: Compare, first: Map | None = None, second: Map | None = Non
             "give two maps or two particle files",
         )
     if config.output is not None:
-        check_output_file(config.output, config.first, config.second)
+        check_output_file(config.output, config.first, config.second, overwrite=config.overwrite)
     return _compare_maps(config, first or Map.read(config.first), second or Map.read(config.second))
 
 
