@@ -315,7 +315,7 @@ def _given(config: ParticleRun, particles: Particles | None, maps: Sequence[Map]
         set_threads(config.threads)
     if isinstance(config, Refine) and not maps:
         maps = [Map.read(path) for path in config.volume]
-    return _Given(particles, maps, thon_rings(particles, np.arange(len(particles))))
+    return _Given(particles, maps, thon_rings(particles, np.ones(len(particles), dtype=bool)))
 
 
 def _in_folder(folder: RunFolder, config: ParticleRun, given: _Given, callback: Callback | None) -> Result:

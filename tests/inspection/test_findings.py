@@ -33,7 +33,7 @@ FACTS = {
         "contrast": "bright",
         "normalised": True,
     },
-    "ctf": [{"agreement": 0.8, "reliability": 0.9, "best_factor": 1.0, "best_agreement": 0.8}],
+    "ctf": [{"visible": True, "agreement": 0.8, "best_factor": 1.0, "best_agreement": 0.8}],
 }
 
 
@@ -86,11 +86,17 @@ def test_each_fault_is_found_alone(path: str, value: Any, what: str) -> None:
 
 
 def test_a_factor_on_the_defocus_is_named() -> None:
-    rings = {"agreement": 0.1, "reliability": 0.9, "best_factor": 0.5, "best_agreement": 0.9}
+    rings = {"visible": True, "agreement": 0.1, "best_factor": 0.5, "best_agreement": 0.9}
     (found,) = findings(changed("ctf", [rings]))
     assert "if the defocus were 0.50 times as large (0.90)" in found
 
 
 def test_rings_that_are_not_seen_are_not_judged() -> None:
-    rings = {"agreement": 0.0, "reliability": 0.2, "best_factor": 0.5, "best_agreement": 0.9}
+    rings = {
+        "visible": False,
+        "agreement": 0.0,
+        "reliability": 0.2,
+        "best_factor": 0.5,
+        "best_agreement": 0.9,
+    }
     assert findings(changed("ctf", [rings])) == []

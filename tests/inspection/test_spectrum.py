@@ -89,3 +89,17 @@ def test_images_that_are_not_good_are_left_out(particles: Particles) -> None:
     good = np.arange(N) < 100
     (rings,) = thon_rings(particles, good)
     assert rings.facts["images"] == 100
+
+
+def test_images_of_one_defocus_tell_nothing_of_it(particles: Particles) -> None:
+    one = np.full(N, 12000.0)
+    assert not facts(replace(particles, defocus_u=one, defocus_v=one))["visible"]
+
+
+@pytest.mark.parametrize("n", [20, 24, 40])
+def test_few_images_do_not_accuse_a_right_ctf(particles: Particles, n: int) -> None:
+    rng, accused = np.random.default_rng(n), 0
+    for _ in range(30):
+        some = particles.select(np.sort(rng.permutation(N)[:n]))
+        accused += bool(list(of_ctf([rings.facts for rings in thon_rings(some, np.arange(n))])))
+    assert accused == 0

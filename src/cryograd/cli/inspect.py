@@ -9,7 +9,7 @@ from cryograd.config import Inspect
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.inspection.conditioning import condition
-from cryograd.inspection.findings import findings, rings_seen
+from cryograd.inspection.findings import findings
 from cryograd.inspection.images import examine
 from cryograd.inspection.metadata import describe
 from cryograd.inspection.spectrum import thon_rings
@@ -65,7 +65,7 @@ def summary(facts: dict[str, Any]) -> str:
     lines += _image_lines(facts["images"])
     lines += [
         f"Thon rings fit the CTF with correlation {rings['agreement']:.2f}"
-        if rings_seen(rings)
+        if rings["visible"]
         else "Thon rings are not seen, so the CTF could not be checked"
         for rings in facts["ctf"]
     ]

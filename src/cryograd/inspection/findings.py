@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-# Rings that two halves of the images agree on less than this are not seen.
-_VISIBLE = 0.5
 _AGREES = 0.3
 # Gaps in the directions that are wider than chance leaves them, in degrees.
 _GAP = 10.0
@@ -106,7 +104,7 @@ def of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
     """Objections to the CTF, from the facts of each kind of optics."""
     for rings in kinds:
         found, best, factor = rings["agreement"], rings["best_agreement"], rings["best_factor"]
-        if not rings_seen(rings):
+        if not rings["visible"]:
             continue
         if abs(factor - 1.0) > 0.1 and best > max(found + 0.3, 0.5):
             yield (
@@ -144,8 +142,3 @@ def of_conditioning(facts: dict[str, Any]) -> Iterator[str]:
             f"{resolution[starved[-1] - 1]:.3g} Å, have voxels that hardly any slice reaches; expect the map "
             "to be distorted there"
         )
-
-
-def rings_seen(rings: dict[str, Any]) -> bool:
-    """Whether two halves of the images show the same rings, without which nothing can be said of the CTF."""
-    return rings["reliability"] > _VISIBLE

@@ -20,6 +20,10 @@ from cryograd.rotations import FloatArray
 
 _IMAGES = 2000
 _BIN_IMAGES = 30
+# Rings are seen where two halves of the images correlate more than this, and than so many standard errors of
+# the correlation of noise; and where what is expected differs by this much from bin to bin, as a root mean
+# square: images of one defocus do not tell rings from the molecule's own spectrum.
+_VISIBLE, _SIGNIFICANT, _MOVES = 0.5, 3.0, 0.02
 _MAX_BINS = 40
 # CTFs that stand for a bin, and points that stand for a shell along the radius and the azimuth.
 _BIN_CTFS = 10
@@ -44,9 +48,10 @@ class Rings:
     defocus
         Mean defocus of each bin in Å, shape (bins,).
     facts
-        JSON-able: ``agreement`` is the correlation of how measured and expected rings move with the defocus,
-        ``reliability`` that of the measured ones in two halves of the images, ``best_factor`` the factor on
-        the defocus that fits best and ``best_agreement`` its correlation.
+        JSON-able: ``visible`` says whether anything can be said of the CTF, ``agreement`` is the correlation
+        of how measured and expected rings move with the defocus, ``reliability`` that of the measured ones in
+        two halves of the images, ``best_factor`` the factor on the defocus that fits best and
+        ``best_agreement`` its correlation.
     """
 
     frequency: FloatArray
@@ -113,15 +118,19 @@ def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
         return _without_trend(_bin_means(squares, bins[standing]))
 
     scan = [_correlation(measured, expected(factor)) for factor in _FACTORS]
+    reliability, right = _correlation(*halves), expected(1.0)
+    free = (n_bins - 1) * max(1, len(radii) - _TREND_DEGREE - 1)
+    moves = float((right - right.mean(axis=0)).std())
     facts = {
         "images": len(members),
-        "agreement": _correlation(measured, expected(1.0)),
-        "reliability": _correlation(*halves),
+        "visible": bool(reliability > max(_VISIBLE, _SIGNIFICANT / np.sqrt(free)) and moves > _MOVES),
+        "agreement": _correlation(measured, right),
+        "reliability": reliability,
         "best_factor": float(_FACTORS[int(np.argmax(scan))]),
         "best_agreement": float(np.max(scan)),
     }
     mean_defocus = _bin_means(np.sort(defocus)[:, None], bins)[:, 0]
-    return Rings(radii / extent, measured, expected(1.0), mean_defocus, facts)
+    return Rings(radii / extent, measured, right, mean_defocus, facts)
 
 
 def _radial_power(particles: Particles, members: np.ndarray) -> FloatArray:
