@@ -17,6 +17,8 @@ import cryograd
 from cryograd.cli.main import build_app
 from cryograd.cli.options import resolve
 from cryograd.config import COMMANDS
+from cryograd.output.folder import RunFolder
+from cryograd.output.header import FORMAT, Header
 from cryograd.report import map_images
 from cryograd.simulation.molecule import SYMMETRY, molecule
 
@@ -95,10 +97,14 @@ def test_commands_in_examples_are_understood(
     for arguments in commands((ROOT / document).read_text()):
         chosen, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         name, given = chosen.__name__, dict(bound.arguments)
-        for option, place in (("resume", "output"), ("config", "config")):
-            # These take their options from the record of a run that is there already.
-            if given.get(option):
-                record = Path(given[place]) / "run.toml" if option == "resume" else Path(given[place])
-                record.parent.mkdir(parents=True, exist_ok=True)
-                record.write_text('particles = "particles.star"\n')
+        # These take their options from a run that is there already.
+        record = f'# cryograd {cryograd.__version__} {name}\nparticles = "particles.star"\n'
+        if given.get("resume"):
+            folder = RunFolder(Path(given["output"]))
+            folder.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            folder.checkpoint.write_bytes(Header(FORMAT, cryograd.__version__, record).line())
+            folder.record.write_text(record)
+        if given.get("config"):
+            Path(given["config"]).parent.mkdir(parents=True, exist_ok=True)
+            Path(given["config"]).write_text(record)
         resolve(COMMANDS[name], name, given)

@@ -171,7 +171,7 @@ def test_a_reconstruction_goes_from_a_random_start_to_half_maps(particles: Parti
     assert set(parts) == {0, 1}
     assert sorted(parts) == list(parts)
     assert set(of) == {2}
-    assert list(dict.fromkeys(stages)) == ["starts", "march", "settle", "refine", "poses"]
+    assert list(dict.fromkeys(stages)) == ["starts", "march", "refine", "poses"]
 
 
 def test_a_refinement_has_maps_curves_and_particles(refined: Result, particles: Particles) -> None:
