@@ -28,6 +28,7 @@ FACTS = {
     "images": {
         "broken": 0,
         "at_edge": 0,
+        "hot": 0,
         "masked": 0,
         "sampled": 9,
         "contrast": "bright",
@@ -100,3 +101,9 @@ def test_rings_that_are_not_seen_are_not_judged() -> None:
         "best_agreement": 0.9,
     }
     assert findings(changed("ctf", [rings])) == []
+
+
+def test_hot_pixels_are_said() -> None:
+    (found,) = findings(changed("images", FACTS["images"] | {"hot": 3}))
+    assert "hot pixels" in found
+    assert ": 3;" in found

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryograd.data.hot_pixels import without_hot_pixels
 from cryograd.data.optics import Optics
 from cryograd.data.particles import BadImagesError, Particles
 from cryograd.errors import CryogradError
@@ -80,7 +81,7 @@ def read_images(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> HeldImages:
-    """Read, normalise and resample all images.
+    """Read all images, replace their hot pixels, normalise and resample them.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def read_images(
         for start in range(0, len(members), _CHUNK):
             chunk = members[start : start + _CHUNK]
             images, kept, bad = particles.usable_images(chunk)
-            raw = normalise(images, 0.5 * diameter / optics.pixel_size)
+            raw = normalise(without_hot_pixels(images), 0.5 * diameter / optics.pixel_size)
             # All others are looked at too: who repairs a file wants to know all at once.
             faults |= bad | _without_noise(raw, kept)
             if not faults:

@@ -83,6 +83,11 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
         )
     if not images["sampled"]:
         return
+    if images["hot"]:
+        yield (
+            f"images with hot pixels, which are replaced by what is around when images are read: {images['hot']}"
+            "; check the gain reference and the defect map"
+        )
     if images["masked"]:
         yield (
             f"{images['masked']} of {images['sampled']} sampled images have no noise outside the particle; "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cryograd.data.hot_pixels import hot_pixels, without_hot_pixels
 from cryograd.data.particles import Particles
 from cryograd.rotations import FloatArray
 
@@ -63,10 +64,11 @@ def examine(
     rng = np.random.default_rng(seed)
     sampled = np.zeros(n, dtype=bool)
     sampled[rng.permutation(n)[:_SAMPLE]] = True
-    rows, profiles, edges = [], [], 0
+    rows, profiles, edges, hot = [], [], 0, 0
     for done, chunk in _chunks(particles):
         read, kept, faults = particles.usable_images(chunk)
-        images = read.astype(np.float64)
+        hot += len({image for image, _, _ in hot_pixels(read)})
+        images = without_hot_pixels(read).astype(np.float64)
         broken |= faults
         edges += int(np.count_nonzero(_at_edge(images)))
         wanted = sampled[kept]
@@ -85,6 +87,7 @@ def examine(
             for index, what in sorted(broken.items())
         ],
         "at_edge": edges,
+        "hot": hot,
         **_summary(measured),
     }
     return ImageFacts(facts, np.concatenate(profiles).mean(axis=0) if profiles else np.zeros(0), good)
@@ -152,8 +155,10 @@ def _summary(measured: FloatArray) -> dict[str, Any]:
     if not len(measured):
         return {"sampled": 0}
     mean, std, difference, ratio = measured.T
-    error = difference.std() / np.sqrt(len(difference)) if len(difference) > 1 else np.inf
-    sigma = float(difference.mean() / error) if np.isfinite(error) and error > 0.0 else 0.0
+    # By medians, which a few images with ice or dirt do not move.
+    middle = float(np.median(difference))
+    error = 1.86 * float(np.median(np.abs(difference - middle))) / np.sqrt(len(difference))
+    sigma = float(middle / error) if np.isfinite(error) and error > 0.0 else 0.0
     contrast = "unclear" if abs(sigma) < _SIGNIFICANT else ("bright" if sigma > 0.0 else "dark")
     return {
         "sampled": len(measured),
@@ -163,7 +168,7 @@ def _summary(measured: FloatArray) -> dict[str, Any]:
         "normalised": bool(abs(np.median(mean)) < 0.3 and 0.7 < np.median(std) < 1.4),
         "contrast": contrast,
         "contrast_sigma": sigma,
-        "brightness": float(difference.mean()),
+        "brightness": middle,
         "snr": max(0.0, float(np.median(ratio)) - 1.0),
         # The background's standard deviation against the particle's: nothing where it was masked.
         "masked": int(np.count_nonzero(ratio > _MASKED)),
