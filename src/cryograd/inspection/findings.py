@@ -85,8 +85,8 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
         return
     if images["hot"]:
         yield (
-            f"images with hot pixels, which are replaced by what is around when images are read: {images['hot']}"
-            "; check the gain reference and the defect map"
+            "images with hot pixels, which are replaced by what is around when images are read: "
+            f"{images['hot']}; check the gain reference and the defect map"
         )
     if images["masked"]:
         yield (
