@@ -23,6 +23,7 @@ FACTS = {
     },
     "contradicting_headers": [],
     "duplicates": 0,
+    "picked_twice": 0,
     "half_sets": None,
     "inverted": False,
     "images": {
@@ -67,6 +68,7 @@ def test_nothing_is_found_where_all_is_well() -> None:
         ("defocus.outliers", 2, "2 particles is far"),
         ("defocus.astigmatism_median", 3000.0, "astigmatism is large"),
         ("duplicates", 5, "5 particles have the same image"),
+        ("picked_twice", 5, "5 particles were picked within 20 Å of another"),
         ("half_sets", {"0": 3, "1": 4}, "instead of 1 and 2"),
         ("half_sets", {"1": 10, "2": 90}, "uneven: 10 and 90"),
         (

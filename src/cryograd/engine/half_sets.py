@@ -4,6 +4,7 @@ import numpy as np
 
 from cryograd.config import HalfSetRun
 from cryograd.data.particles import Particles
+from cryograd.data.shared_noise import APART, noise_number
 from cryograd.draws import Stream, generator
 from cryograd.engine.frame import final_radius
 from cryograd.errors import CryogradError
@@ -25,12 +26,13 @@ def last_radius(particles: Particles, config: HalfSetRun) -> float:
 def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Particles of the two half-sets: those that the file names, or two random halves.
 
-    All particles of one image, such as symmetry expansion makes, are in one: its noise would correlate.
+    All particles of one image, such as symmetry expansion makes, are in one, and so are those that were
+    picked twice: their noise would correlate.
     """
-    half, image = particles.half_set, particles.image_number
+    half, noise = particles.half_set, noise_number(particles)
     if half is None:
-        drawn = 1 + generator(seed, Stream.HALF_SETS).permutation(image.max() + 1) % 2
-        half = drawn[image]
+        drawn = 1 + generator(seed, Stream.HALF_SETS).permutation(noise.max() + 1) % 2
+        half = drawn[noise]
     first, second = (np.flatnonzero(half == number) for number in (1, 2))
     few, many = sorted((len(first), len(second)))
     remedy = "correct or remove the column rlnRandomSubset; split the set of a .cs file anew in CryoSPARC"
@@ -41,8 +43,11 @@ def half_sets(particles: Particles, seed: int) -> tuple[np.ndarray, np.ndarray]:
     if few < FEWEST:
         what = f"too few particles for two half-sets: {few} and {many}, and {FEWEST} are needed in each"
         raise CryogradError(what, particles.source, remedy)
-    shared = len(np.intersect1d(image[first], image[second]))
+    shared = len(np.intersect1d(noise[first], noise[second]))
     if shared:
-        what = f"{shared} images are in both half-sets, which would correlate by their noise"
+        what = (
+            f"{shared} images are in both half-sets, as they are or picked twice within {APART:g} Å: the "
+            "half-sets would correlate by their noise"
+        )
         raise CryogradError(what, particles.source, remedy)
     return first, second

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from cryograd.data.shared_noise import APART
+
 _AGREES = 0.3
 # Gaps in the directions that are wider than chance leaves them, in degrees.
 _GAP = 10.0
@@ -62,6 +64,11 @@ def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:
         yield f"the astigmatism is large, {defocus['astigmatism_median']:.0f} Å in the median"
     if facts["duplicates"]:
         yield f"{facts['duplicates']} particles have the same image as another; remove duplicates"
+    if facts["picked_twice"]:
+        yield (
+            f"{facts['picked_twice']} particles were picked within {APART:g} Å of another on the same "
+            "micrograph: they share its noise, and half-sets keep them together; remove duplicates"
+        )
     halves = facts["half_sets"]
     if halves is not None and set(halves) != {"1", "2"}:
         yield f"the half-sets are {', '.join(halves)} instead of 1 and 2"

@@ -8,6 +8,7 @@ import numpy as np
 from cryograd.data.mrc import MrcHeader, read_header
 from cryograd.data.optics import Optics, voltage_kv
 from cryograd.data.particles import Particles
+from cryograd.data.shared_noise import noise_number
 from cryograd.rotations import FloatArray
 
 # Share by which the pixel size of one microscope may be corrected.
@@ -35,6 +36,7 @@ def describe(particles: Particles) -> dict[str, Any]:
         "stack_types": sorted({str(header.dtype) for header in headers}),
         "contradicting_headers": _contradictions(particles, headers),
         "duplicates": len(particles) - len(np.unique(particles.image_number)),
+        "picked_twice": len(np.unique(particles.image_number)) - len(np.unique(noise_number(particles))),
     }
 
 
