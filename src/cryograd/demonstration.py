@@ -52,7 +52,7 @@ def _demonstrated(config: Demo, source: Path, folder: RunFolder) -> dict[str, An
     simulation = Simulation(config.particles, (optics,), snr=_SNR, seed=config.seed)
     simulate(molecule(_BOX, _PIXEL_SIZE), _PIXEL_SIZE, simulation, source)
     particles = source / "particles.star"
-    result = library.abinitio(
+    result = library.reconstruct(
         particles,
         output=folder.path,
         symmetry=SYMMETRY,
