@@ -22,6 +22,7 @@ from cryograd.engine.rivalry import (
 )
 from cryograd.engine.run import Run
 from cryograd.engine.state import State, Track
+from cryograd.errors import CryogradError
 from cryograd.objective.likelihood import Evaluation
 from cryograd.objective.mixture import mixture
 from cryograd.objective.sums import Sums
@@ -226,3 +227,11 @@ def test_even_classes_of_a_step_have_equal_shares(particles: Particles) -> None:
     torch.testing.assert_close(
         found.probabilities.mean(dim=1), torch.tensor([0.5, 0.5]).double(), rtol=0, atol=0.01
     )
+
+
+def test_classes_whose_evidence_is_no_number_end_the_run(particles: Particles) -> None:
+    """As with minibatches of few noisy images, whose maps leave all bounds."""
+    run, state = classes_of(particles, False, classes=2)
+    rows = iter([torch.full((10,), float("nan")), torch.zeros(10)])
+    with pytest.raises(CryogradError, match=r"a map is no longer finite.*iteration 1"):
+        classified(run, state, 0, STEP, np.arange(10), lambda track: poses_of(next(rows)))

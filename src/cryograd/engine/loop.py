@@ -17,9 +17,9 @@ from cryograd.engine.finish import finished
 from cryograd.engine.held_out import judged, pass_stalled
 from cryograd.engine.moves import gathered, looked_at, moved
 from cryograd.engine.program import Step
+from cryograd.engine.refusals import refuse_infinite
 from cryograd.engine.run import Run
 from cryograd.engine.state import Side, State
-from cryograd.errors import CryogradError
 from cryograd.fourier import quick_size
 
 Row = dict[str, Any]
@@ -83,19 +83,11 @@ def _advance(run: Run, state: State, step: Step, given: Sequence[float] | None) 
     state.place += 1
     state.total_iterations = state.iteration + run.program.ahead(state.place)
     state.stage, state.radius = step.stage, step.radius
-    _refuse_infinite(state)
+    # Before a checkpoint keeps them.
+    tracks = (track for pair in state.tracks for track in pair)
+    refuse_infinite(all(bool(track.volume.isfinite().all()) for track in tracks), state.iteration)
     if state.curves is not None and step.changes_maps:
         state.curves = correlated(state) if given is None else np.atleast_2d(np.array(given))
-
-
-def _refuse_infinite(state: State) -> None:
-    """End a run whose maps have left all bounds before a checkpoint keeps them."""
-    if not all(bool(track.volume.isfinite().all()) for tracks in state.tracks for track in tracks):
-        raise CryogradError(
-            "a map is no longer finite",
-            f"iteration {state.iteration}",
-            "give a larger --minibatch, fewer --classes, or another --solver",
-        )
 
 
 def _row(run: Run, state: State, step: Step, rows: Sequence[Row]) -> Row:

@@ -1,4 +1,4 @@
-"""Options that have no meaning together, or no counterpart yet, refused before anything is computed."""
+"""Options that have no meaning together, or no counterpart yet, and maps that have left all bounds."""
 
 from collections.abc import Iterator
 
@@ -32,6 +32,16 @@ def refuse_mixtures(config: Abinitio | HalfSetRun, particles: int, maps: int = 0
     for there, what, where, remedy in _mixtures(config, hard, maps):
         if there:
             raise CryogradError(what, where, remedy)
+
+
+def refuse_infinite(finite: bool, iteration: int) -> None:
+    """End a run whose maps have left all bounds."""
+    if not finite:
+        raise CryogradError(
+            "a map is no longer finite",
+            f"iteration {iteration}",
+            "give a larger --minibatch, fewer --classes, or another --solver",
+        )
 
 
 def _mixtures(config: Abinitio | HalfSetRun, hard: bool, maps: int) -> Iterator[Mixture]:

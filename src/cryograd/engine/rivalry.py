@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryograd.draws import Stream, generator
 from cryograd.engine.program import Step
+from cryograd.engine.refusals import refuse_infinite
 from cryograd.engine.run import Run
 from cryograd.engine.state import State, Track
 from cryograd.objective.likelihood import Evaluation, Images
@@ -74,6 +75,7 @@ def classified(
         step.temperature,
         step.even,
     )
+    refuse_infinite(bool(found.probabilities.isfinite().all()), state.iteration + 1)
     return replace(found, probabilities=_divided(run, state, indices, found)) if run.divided else found
 
 
