@@ -257,10 +257,11 @@ def _starts(
         return random_state(run, own)
 
     def rivals(run: Run, own: Abinitio, behind: Behind) -> State:
-        maps = [volumes[0] for volumes in behind.maps[-groups:]]
-        if not any(volume.any() for volume in maps):
-            refuse_empty(behind, images.particles)
-        return given_state(run, own, [volume for volume in maps if volume.any()])
+        maps = [volumes[0] for volumes in behind.maps[-groups:] if volumes[0].any()]
+        if not maps:
+            # Of these starts alone: the other half-set may have a map of its own.
+            refuse_empty(replace(behind, maps=behind.maps[-groups:]), images.particles)
+        return given_state(run, own, maps)
 
     def best(state: State, behind: Behind) -> Behind:
         return leave(state, replace(behind, maps=behind.maps[:-groups]))

@@ -256,8 +256,7 @@ def test_a_run_is_not_resumed_with_other_particles(
     star = tmp_path / "particles.star"
     star.write_text(text)
     assert cryograd_command("abinitio", star, "-o", tmp_path / "run").status == 0
-    # As if it had been stopped while it wrote its files.
-    (tmp_path / "run/report.html").unlink()
+    (tmp_path / "run/report.html").unlink()  # as if it had been stopped while it wrote its files
     before = tree(tmp_path)
     for other in (text.rstrip().rsplit("\n", 1)[0] + "\n", text.replace("000001@", "000002@")):
         assert other != text

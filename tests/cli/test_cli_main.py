@@ -126,30 +126,20 @@ def test_ctrl_c_gives_status_130(
     assert (outcome.status, outcome.err) == (130, "interrupted\n")
 
 
-def test_an_error_over_several_lines_is_printed_as_one(
-    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("what", "printed"), [("first\nsecond", "first second"), ("bad \x1b[2Jname", "bad \\x1b[2Jname")]
+)
+def test_an_error_is_one_line_that_cannot_command_the_terminal(
+    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, printed: str
 ) -> None:
     import cryograd.cli.report
     from cryograd.errors import CryogradError
 
     def bad(config: object) -> None:
-        raise CryogradError("first\nsecond", "here", "mend it")
+        raise CryogradError(what, "here", "mend it")
 
     monkeypatch.setattr(cryograd.cli.report, "run", bad)
-    assert cryograd_command("report", tmp_path).err == "error: first second, here, mend it\n"
-
-
-def test_what_files_hold_cannot_command_the_terminal(
-    cryograd_command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import cryograd.cli.report
-    from cryograd.errors import CryogradError
-
-    def bad(config: object) -> None:
-        raise CryogradError("bad \x1b[2Jname", "here", "mend it")
-
-    monkeypatch.setattr(cryograd.cli.report, "run", bad)
-    assert cryograd_command("report", tmp_path).err == "error: bad \\x1b[2Jname, here, mend it\n"
+    assert cryograd_command("report", tmp_path).err == f"error: {printed}, here, mend it\n"
 
 
 def test_what_the_system_refuses_is_one_line(
