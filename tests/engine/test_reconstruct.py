@@ -201,3 +201,16 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(CryogradError, match=message):
         before(reconstruct(particles, config(particles, **options)))
+
+
+@pytest.mark.slow
+def test_a_half_set_of_noise_has_no_start_whatever_the_other_has(
+    particles: Particles, tmp_path: Path
+) -> None:
+    _, second = half_sets(particles, 0)
+    images = np.asarray(particles.images(np.arange(len(particles))), dtype=np.float32).copy()
+    images[second] = np.random.default_rng(0).normal(size=images[second].shape)
+    write_stack(tmp_path / "half.mrcs", images, PIXEL)
+    given = replace(particles, stacks=(tmp_path / "half.mrcs",))
+    with pytest.raises(CryogradError, match="no particle was found"):
+        last(reconstruct(given, config(given, independent_halves=True)))
