@@ -60,7 +60,9 @@ def mixed(structures: Path, folder: Path) -> Mix:
             simulation = Simulation(images, (optics,), snr=SNR, seed=number)
             simulate(truths[-1], pixel, simulation, folder / name)
         blocks = read_star(folder / name / "particles.star")
-        names = blocks["particles"]["rlnImageName"].astype(str).str.replace("@", f"@{name}/")
+        names = blocks["particles"]["rlnImageName"].astype(str)
+        # However the stack is named, it lies in its folder beside the mix.
+        names = names.str.replace("@.*?([^/]*)$", rf"@{name}/\1", regex=True)
         tables.append(blocks["particles"].assign(rlnImageName=names))
         optics_table = blocks["optics"]
     assert optics_table is not None

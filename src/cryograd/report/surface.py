@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 from cryograd.fourier import resize_volume
 
@@ -26,6 +27,8 @@ _STEP = 1.0
 _COARSE = 48
 _LARGEST_GRID = 256
 _BISECTIONS = 7
+# Pixels along a side that are one where a picture is blurred.
+_POOL = 4
 
 # Rotation matrices. Their rows are the picture's right, up, and the direction to the viewer.
 VIEWS = {
@@ -60,12 +63,14 @@ def _extent(volume: FloatArray, level: float) -> float:
 
 
 def _sampler(volume: FloatArray, rotation: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """Density at points (3, n) of the picture's frame, in voxels from the centre."""
-    centre = volume.shape[0] // 2
+    """Density at points (3, n) of the picture's frame, in voxels from the centre; linear between voxels."""
+    size, values = len(volume), torch.as_tensor(volume, dtype=torch.float32)[None, None]
 
     def density(points: FloatArray) -> FloatArray:
-        xyz = rotation.T @ points + centre
-        return ndimage.map_coordinates(volume, xyz[::-1], order=1, cval=0.0, prefilter=False)
+        xyz = rotation.T @ points + size // 2
+        # From -1 at the first voxel to 1 at the last.
+        places = torch.as_tensor(xyz.T * (2.0 / (size - 1)) - 1.0, dtype=torch.float32)
+        return grid_sample(values, places[None, None, None], align_corners=True).numpy().ravel()
 
     return density
 
@@ -131,11 +136,18 @@ def _occlusion(depth: FloatArray, scale: float) -> FloatArray:
     here = np.isfinite(depth)
     shade = np.ones_like(depth)
     for sigma in (0.02 * depth.shape[0], 0.06 * depth.shape[0]):
-        weight = ndimage.gaussian_filter(here.astype(float), sigma)
-        around = ndimage.gaussian_filter(np.where(here, depth, 0.0), sigma) / np.maximum(weight, 1e-6)
+        weight = _blurred(here.astype(float), sigma)
+        around = _blurred(np.where(here, depth, 0.0), sigma) / np.maximum(weight, 1e-6)
         hidden = np.clip((around - np.where(here, depth, 0.0)) / (scale * sigma / depth.shape[0]), 0.0, 1.0)
         shade *= 1.0 - 0.45 * hidden
     return shade
+
+
+def _blurred(values: FloatArray, sigma: float) -> FloatArray:
+    """A picture (n, n) after a wide Gaussian, which is computed on fewer pixels."""
+    pooled = avg_pool2d(torch.as_tensor(values)[None, None], _POOL, ceil_mode=True)
+    blurred = torch.as_tensor(ndimage.gaussian_filter(pooled[0, 0].numpy(), sigma / _POOL))
+    return interpolate(blurred[None, None], values.shape, mode="bilinear")[0, 0].numpy()
 
 
 def render_surface(
