@@ -29,6 +29,26 @@ from cryograd.solvers.em import EMState
 
 ITERATIONS = 5
 BOX, PIXEL_SIZE = 16, 4.0
+# What a run in half-sets leaves in its folder.
+FILES = {
+    "run.toml",
+    "log.jsonl",
+    "volume.mrc",
+    "volume_sharpened.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "mask.mrc",
+    "local_resolution.mrc",
+    "standard_error.mrc",
+    "fsc.star",
+    "fsc.xml",
+    "anisotropy.json",
+    "particles.star",
+    "metrics.json",
+    "report.html",
+    "checkpoint",
+    "checkpoint/state.pt",
+}
 
 
 @dataclass

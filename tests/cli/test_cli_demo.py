@@ -10,7 +10,7 @@ from cryograd import library
 from cryograd.occupied import LOCK
 from cryograd.results import Result
 
-from .conftest import FakeEngine, Outcome, tree
+from .conftest import FILES, FakeEngine, Outcome, tree
 
 
 @pytest.fixture
@@ -64,6 +64,8 @@ def test_the_demonstration_finds_the_molecule(
         result["metrics"]["resolution_fsc143_angstrom"],
         result["maps"]["resolution_fsc05_angstrom"],
     )
+    assert result["metrics"]["shared"]["start_map"] == "of all particles"
+    assert tree(tmp_path / "demo/run") == FILES | {"truth.mrc", "comparison.json"}
     assert found < 16.0
     assert claimed == pytest.approx(found, rel=0.15)
     assert result["maps"]["correlation"] > 0.95
