@@ -64,6 +64,32 @@ def test_the_seed_decides():
     assert not np.array_equal(a.corrected, c.corrected)
 
 
+def test_few_coefficients_are_averaged_over_draws_and_neighbours():
+    """The curve hardly depends on the draw, and steps of one shell are evened out."""
+    (first, second), _ = halves(a_molecule(), falling(SIZE, 12, 3))
+    small, beyond = soft_sphere(SIZE, 7, 3), slice(8, 22)
+    curves = {
+        order: np.array(
+            [gold_standard(first, second, small, PIXEL, seed, order=order).corrected for seed in range(5)]
+        )[:, beyond]
+        for order in (None, 1)
+    }
+    assert curves[1].std(axis=0).mean() < 0.5 * curves[None].std(axis=0).mean()
+    roughness = {order: np.abs(np.diff(curve, 2, axis=1)).mean() for order, curve in curves.items()}
+    assert roughness[1] < 0.6 * roughness[None]
+    assert np.allclose(curves[1].mean(), curves[None].mean(), atol=0.03)
+
+
+def test_shells_that_say_nothing_are_not_averaged():
+    """Of 24 copies a shell has too few coefficients of its own: where it shows no signal the claim ends."""
+    (first, second), _ = halves(a_molecule(), falling(SIZE, 12, 3))
+    found = gold_standard(first, second, soft_sphere(SIZE, 9, 4), PIXEL, 0, order=240)
+    rest = 1.0 - found.randomised
+    expected = np.clip((found.masked - found.randomised) / rest, -1.0, 1.0)
+    assert found.randomised_from is not None
+    assert np.allclose(found.corrected[found.randomised_from :], expected[found.randomised_from :])
+
+
 def too_tight(density, share, edge):
     """A mask of the densest voxels with an edge of ``edge`` voxels."""
     core = density > np.quantile(density, 1.0 - share)
@@ -89,14 +115,15 @@ def test_a_tight_mask_does_not_make_resolution(half, share, edge):
 
 @pytest.mark.parametrize("noise", [0.5, 2.0])
 @pytest.mark.parametrize("mask", [MASK, soft_sphere(SIZE, 7, 3)], ids=["fair", "small"])
-def test_noise_with_a_common_start_is_not_resolved_beyond_it(noise, mask):
+@pytest.mark.parametrize("order", [None, 1])
+def test_noise_with_a_common_start_is_not_resolved_beyond_it(noise, mask, order):
     cut = 5
     start = filtered(molecule(SIZE, 10, 2000), np.where(np.arange(2 * SIZE) <= cut, 1.0, 0.0))
     finest = []
     for seed in range(5):
         rng = np.random.default_rng(seed)
         pair = (start + rng.normal(0, noise * start.std(), start.shape) for _ in range(2))
-        finest.append(gold_standard(*pair, mask, PIXEL, seed).resolution())
+        finest.append(gold_standard(*pair, mask, PIXEL, seed, order=order).resolution())
     # The crossing is interpolated between the last shell of the start and the next; one shell of noise may
     # exceed 0.143 by chance.
     assert np.median(finest) > EXTENT / (cut + 1)

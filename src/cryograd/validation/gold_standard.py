@@ -20,6 +20,9 @@ RESOLVED = 0.143
 # Mean correlation that a mask alone may make in the shells that it adds. A mask that makes more also carries
 # signal there from shells that agree in part, which random phases do not show.
 _MASK_LIMIT = 0.15
+# Standard error of a shell's correlation that is aimed at, random draws of phases and shells on either side
+# that it is averaged over for that at most, and independent coefficients from which on it says so much.
+_STANDARD_ERROR, _MOST_DRAWS, _NEIGHBOURS, _TELLING = 0.05, 8, 1, 25.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class GoldStandard:
         In the mask, of maps with random phases from shell ``randomised_from`` on: what the mask alone makes.
     corrected
         Of the maps in the mask, without what the mask makes; equal to ``masked`` below ``randomised_from``.
+        Shells of few independent coefficients are averaged with their neighbours.
     randomised_from
         First shell with random phases; None where the unmasked maps agree to the last shell.
     finest
@@ -79,13 +83,23 @@ class GoldStandard:
 
 
 def gold_standard(
-    first: ArrayLike, second: ArrayLike, mask: ArrayLike, pixel_size: float, seed: int, finest: float = 0.0
+    first: ArrayLike,
+    second: ArrayLike,
+    mask: ArrayLike,
+    pixel_size: float,
+    seed: int,
+    finest: float = 0.0,
+    order: int | None = None,
 ) -> GoldStandard:
     """Correlate two half maps unmasked, masked, masked with random phases, and corrected.
 
     A shell in the mask has signal s, noise n and what leaks into it from shells below, l. With random phases
     from the shell on, only l is common to the maps: F_n = l/(l + s + n). With F_t = (l + s)/(l + s + n),
     (F_t − F_n)/(1 − F_n) = s/(s + n).
+
+    In a mask, the shells of a small or symmetric map have few independent coefficients, and their
+    correlations errors of 0.1 and more: one draw of phases moves a resolution by a quarter. With the order of
+    the point group they are averaged, over draws and over neighbouring shells.
 
     Parameters
     ----------
@@ -99,6 +113,8 @@ def gold_standard(
         Of the random phases.
     finest
         Å of the finest resolution that images were looked at to.
+    order
+        Of the maps' point group; None for one draw, and every shell by itself.
     """
     halves = [np.asarray(half, dtype=np.float32) for half in (first, second)]
     mask = np.asarray(mask, dtype=np.float32)
@@ -109,14 +125,38 @@ def gold_standard(
     start = int(low[0]) if len(low) else None
     randomised, corrected = masked, masked
     if start is not None:
-        noise = (
-            randomise_phases(half, start, generator(seed, Stream.PHASES, number))
-            for number, half in enumerate(halves)
-        )
-        randomised = fsc(*(half * mask for half in noise))[1]
-        beyond = np.arange(len(masked)) >= start
-        corrected = np.where(beyond, _without_mask(masked, randomised), masked)
+        shells = np.arange(len(masked))
+        # Two real numbers of a coefficient are one of the maps' mask.
+        free = 2.0 * np.pi * shells**2 * float(mask.mean()) / (order or 1)
+        draws = 1 if order is None else int(np.clip(_STANDARD_ERROR**-2 / free[start], 1.0, _MOST_DRAWS))
+        randomised = np.mean([_of_noise(halves, mask, start, seed, k) for k in range(draws)], axis=0)
+        corrected = _without_mask(masked, randomised)
+        if order is not None:
+            corrected = _averaged(corrected, free)
+        corrected = np.where(shells >= start, corrected, masked)
     return GoldStandard(len(mask), pixel_size, unmasked, masked, randomised, corrected, start, finest)
+
+
+def _of_noise(
+    halves: list[NDArray[np.float32]], mask: NDArray[np.float32], start: int, seed: int, draw: int
+) -> FloatArray:
+    """Correlation in the mask of two maps (L, L, L) with random phases from a shell on."""
+    generators = (generator(seed, Stream.PHASES, 2 * draw + number) for number in range(2))
+    noise = (randomise_phases(*pair) for pair in zip(halves, (start, start), generators, strict=True))
+    return fsc(*(half * mask for half in noise))[1]
+
+
+def _averaged(curve: FloatArray, free: FloatArray) -> FloatArray:
+    """A curve whose shells, by their independent coefficients, are averaged with those on either side.
+
+    So few that they say nothing are left: a shell without signal could not be told from their errors.
+    """
+    found = curve.copy()
+    for shell in range(_NEIGHBOURS, len(curve) - _NEIGHBOURS):
+        around = slice(shell - _NEIGHBOURS, shell + _NEIGHBOURS + 1)
+        if _TELLING <= free[shell] < _STANDARD_ERROR**-2 and curve[around].min() > 0.0:
+            found[shell] = np.average(curve[around], weights=free[around])
+    return found
 
 
 def _first_below(correlation: FloatArray) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryograd.model.symmetry import group_matrices
 from cryograd.rotations import FloatArray
 from cryograd.validation.anisotropy import ConicalFsc, Sampling, conical_fsc, view_sampling
 from cryograd.validation.fsc import fsc, resolution_at
@@ -81,7 +82,8 @@ def examine_half_maps(
         Å of the finest resolution that images were looked at to.
     """
     soft = _mask(first, second, pixel_size, support) if mask is None else SolventMask(mask, None)
-    correlation = gold_standard(first, second, soft.values, pixel_size, seed, finest)
+    order = len(group_matrices(symmetry))
+    correlation = gold_standard(first, second, soft.values, pixel_size, seed, finest, order)
     one, two, inside, wide = (torch.from_numpy(x) for x in (first, second, soft.values, support))
     return Findings(
         soft,
