@@ -47,7 +47,7 @@ def known_poses(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return result("known_poses", tmp_path_factory.mktemp("known_poses"), str(shared_data))
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 @pytest.mark.xdist_group("known poses")
 def test_the_minimum_at_known_poses_is_one_by_the_images_themselves(known_poses: dict[str, Any]) -> None:
     found = known_poses["reference"]
@@ -56,7 +56,7 @@ def test_the_minimum_at_known_poses_is_one_by_the_images_themselves(known_poses:
     assert found["minimum"] < found["start"]
 
 
-@pytest.mark.slow
+@pytest.mark.experiments
 @pytest.mark.xdist_group("known poses")
 def test_sums_reach_the_minimum_in_a_visit_of_each_image_and_no_rival_does(
     known_poses: dict[str, Any],

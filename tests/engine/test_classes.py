@@ -52,7 +52,7 @@ def _changed(moment: Moment, change: Callable[[State], None]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_two_molecules_are_told_apart(particles: Particles) -> None:
-    state = _run(particles, _config(minibatch=100, max_resolution=18.0))
+    state = _run(particles, _config(minibatch=60, max_resolution=18.0))
     probabilities = state.table.classes
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
     of_second = np.arange(2 * EACH) >= EACH

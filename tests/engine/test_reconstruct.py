@@ -94,7 +94,7 @@ def test_a_molecule_is_found_in_half_sets(particles: Particles) -> None:
 @pytest.mark.slow
 def test_two_molecules_end_with_two_half_maps_each(tmp_path: Path) -> None:
     particles = two_molecules(tmp_path)
-    moment = last(reconstruct(particles, config(particles, classes=2, minibatch=100, passes=1.0)))
+    moment = last(reconstruct(particles, config(particles, classes=2, minibatch=60, passes=1.0)))
     state, classes = moment.state, moment.state.table.classes
     assert [len(side.tracks) for side in state.sides] == [2, 2]
     assert all(track.unfiltered is not None for side in state.sides for track in side.tracks)
