@@ -112,18 +112,21 @@ def corner_noise(images: ImageStore, radius: float, members: np.ndarray) -> Nois
 
 def brought_in(given: Map, images: ImageStore, mask: Tensor) -> Tensor:
     """A given map at the working sampling (W, W, W), inside the mask."""
-    size, extent = images.size, images.extent
-    if abs(given.extent - extent) > 0.01 * extent:
-        raise CryogradError(
-            f"the map's box is {given.extent:.1f} Å, the particles' is {extent:.1f} Å",
-            given.source,
-            "give a map in the particles' box",
-        )
-    resampled = resample_map(given.values, given.pixel_size, size, extent / size)
-    masked = torch.as_tensor(resampled).to(mask) * mask
+    masked = _at_sampling(given, images.size, images.extent, "map").to(mask) * mask
     if not masked.any():
         raise CryogradError("the map is empty inside the mask", given.source, "give a map with density")
     return masked
+
+
+def _at_sampling(given: Map, size: int, extent: float, name: str) -> Tensor:
+    """A given map, of that name, in a box of the particles' extent."""
+    if abs(given.extent - extent) > 0.01 * extent:
+        raise CryogradError(
+            f"the {name}'s box is {given.extent:.1f} Å, the particles' is {extent:.1f} Å",
+            given.source,
+            f"give a {name} in the particles' box",
+        )
+    return torch.as_tensor(resample_map(given.values, given.pixel_size, size, extent / size))
 
 
 def taken_out(state: State, particles: Particles, symmetry: str, volume: Tensor) -> Map:
@@ -174,15 +177,7 @@ def _solvent_mask(config: ParticleRun, size: int, extent: float, radius: float) 
     """The given mask at the working sampling, or a soft sphere."""
     if config.mask is None:
         return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
-    given = Map.read(config.mask)
-    if abs(given.extent - extent) > 0.01 * extent:
-        raise CryogradError(
-            f"the mask's box is {given.extent:.1f} Å, the particles' is {extent:.1f} Å",
-            config.mask,
-            "give a mask in the particles' box",
-        )
-    resampled = resample_map(given.values, given.pixel_size, size, extent / size)
-    mask = torch.as_tensor(resampled).clamp(0.0, 1.0)
+    mask = _at_sampling(Map.read(config.mask), size, extent, "mask").clamp(0.0, 1.0)
     if float(mask.max()) < 0.5:
         raise CryogradError(
             "the mask is empty", config.mask, "give a mask that is 1 where the molecule may be"
