@@ -59,7 +59,10 @@ class Inspect(Command):
 
     particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
     output: Path | None = option(None, "HTML file for the report with pictures.", short="-o")
-    overwrite: bool = option(False, "Replace the output file if it is there already.")
+    write_clean: Path | None = option(
+        None, "STAR file for the particles that have none of the faults that are found particle by particle."
+    )
+    overwrite: bool = option(False, "Replace output files that are there already.")
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."

@@ -320,7 +320,7 @@ class BadImagesError(CryogradError):
             more = f" and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
             what = f"{len(self.faults)} images cannot be used; of the first, {what}"
             where = f"{where}; particles {numbers}{more} of {particles.source}"
-            remedy = "extract them again or remove them; cryograd inspect --json lists all"
+            remedy = "extract them again; cryograd inspect --json lists all, --write-clean leaves them out"
         super().__init__(what, where, remedy)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
