@@ -28,7 +28,7 @@ LAYERS = [
     {"model"},
     {"data"},
     {"maps"},
-    {"images", "simulation"},
+    {"images", "simulation", "selection"},
     {"pose"},
     {"objective"},
     {"validation"},

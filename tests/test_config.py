@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Report, Simulate, to_toml
+from cryograd.config import Abinitio, Command, Compare, Demo, Inspect, Report, Select, Simulate, to_toml
 
-MODELS = [Abinitio, Compare, Demo, Inspect, Report, Simulate]
+MODELS = [Abinitio, Compare, Demo, Inspect, Report, Select, Simulate]
 
 
 def abinitio(**values: object) -> Abinitio:

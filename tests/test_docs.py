@@ -11,6 +11,7 @@ import pytest
 
 import cryograd
 from cryograd import config
+from cryograd.settings import spelling
 
 ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "cryograd", ROOT / "tests"
@@ -110,7 +111,7 @@ def test_every_test_in_the_documents_is_there(document: str) -> None:
 @pytest.mark.parametrize("document", ["README.md", "docs/usage.md", *NAMING[:2], "docs/tour.md"])
 def test_every_option_in_the_documents_is_one_of_a_command(document: str) -> None:
     commands = [c for c in vars(config).values() if isinstance(c, type) and issubclass(c, config.Command)]
-    fields = {name.replace("_", "-") for command in commands for name in command.model_fields}
+    fields = {spelling(name).removeprefix("--") for command in commands for name in command.model_fields}
     given = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", (ROOT / document).read_text()))
     assert sorted(given - fields - COMMAND_LINE - FORMER) == []
 
@@ -191,9 +192,10 @@ def test_the_site_has_all_that_is_exported_and_every_page(tmp_path: Path) -> Non
     page = (tmp_path / "api.html").read_text()
     exported = {name for name in cryograd.__all__ if name != "__version__"}
     assert {name for name in exported if f'id="cryograd.{name}"' not in page} == set()
-    records = ("ClassResult", "Comparison", "Moment", "Simulated")
+    records = ("ClassResult", "Comparison", "Moment", "Selection", "Simulated")
     assert [name for name in records if not re.search(rf'id="cryograd\.[\w.]+\.{name}"', page)] == []
-    for command in (config.Reconstruct, config.Abinitio, config.Refine, config.Simulate, config.Compare):
+    functions = ("Reconstruct", "Abinitio", "Refine", "Simulate", "Compare", "Select")
+    for command in (getattr(config, name) for name in functions):
         kept = {"particles", "output", "volume", "json_output", "model", "first", "second"}
         assert [name for name in {*command.model_fields} - kept if f">{name}<" not in page] == []
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}

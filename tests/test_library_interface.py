@@ -16,6 +16,7 @@ import cryograd
 from cryograd import CryogradError, Map, Particles
 from cryograd.engine.parts import Moment
 from cryograd.results import ClassResult
+from cryograd.selection.select import Selection
 from cryograd.simulation.molecule import SYMMETRY, molecule
 from cryograd.simulation.order import Simulated
 from cryograd.solvers.sgd import SGD
@@ -77,7 +78,7 @@ def test_every_name_is_documented(name: str) -> None:
             assert inspect.getdoc(value), member
 
 
-@pytest.mark.parametrize("record", [ClassResult, Comparison, Moment, Simulated])
+@pytest.mark.parametrize("record", [ClassResult, Comparison, Moment, Selection, Simulated])
 def test_records_that_functions_return_are_documented(record: type) -> None:
     assert is_dataclass(record)
     assert [field.name for field in fields(record) if field.init] == parameters(record)
@@ -146,6 +147,7 @@ def test_wrong_options_are_refused(
             lambda: cryograd.simulate("a.pdb", output="b", particle=4),
             "cryograd.simulate, did you mean particles",
         ),
+        (lambda: cryograd.select("a.star", excluded="b"), "cryograd.select, did you mean exclude?"),
         (lambda: cryograd.compare("a.mrc", "b.mrc", flip=True), "cryograd.compare, did you mean flip_hand?"),
     ],
 )

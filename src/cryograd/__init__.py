@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryograd.data.particles import Particles
     from cryograd.data.read import read_particles
     from cryograd.errors import CryogradError
-    from cryograd.library import abinitio, compare, reconstruct, refine, simulate
+    from cryograd.library import abinitio, compare, reconstruct, refine, select, simulate
     from cryograd.maps import Map
     from cryograd.objective.prior import Prior
     from cryograd.results import Result
@@ -32,6 +32,7 @@ _HOMES = {
     "read_particles": "cryograd.data.read",
     "reconstruct": "cryograd.library",
     "refine": "cryograd.library",
+    "select": "cryograd.library",
     "simulate": "cryograd.library",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "read_particles",
     "reconstruct",
     "refine",
+    "select",
     "simulate",
 ]
 

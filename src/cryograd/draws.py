@@ -47,6 +47,10 @@ class Stream(Enum):
     PICKS = (15, 0)
     # The seed of a group of starts, after the first: its number.
     GROUP = (16, 1)
+    # The particles that a selection keeps of those that it may.
+    SELECTION = (17, 0)
+    # The Fourier coefficients by which images are told to have the same noise: the box.
+    FINGERPRINT = (18, 1)
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cryograd import recipe
-from cryograd.config import Abinitio, Compare, ParticleRun, Reconstruct, Refine, Simulate
+from cryograd.config import Abinitio, Compare, ParticleRun, Reconstruct, Refine, Select, Simulate
 from cryograd.data.mrc import refuse_constant
 from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
@@ -31,6 +31,7 @@ from cryograd.output.record import check_same_run
 from cryograd.recipe import Moment, Reading
 from cryograd.report.build import build_report
 from cryograd.results import Result, examined
+from cryograd.selection.select import Selection, selected
 from cryograd.settings import spelling, validated
 from cryograd.simulation.order import Simulated, simulated
 from cryograd.threads import set_threads
@@ -189,6 +190,31 @@ def compare(first: Map | FilePath, second: Map | FilePath, **options: Any) -> Co
     maps = [_checked(one) if isinstance(one, Map) else None for one in (first, second)]
     paths = {"first": _path(first), "second": _path(second)}
     return compared(validated(Compare, paths | options, "cryograd.compare"), *maps)
+
+
+def select(particles: Particles | FilePath, **options: Any) -> Selection:
+    """Choose some particles of a file, or of those in memory.
+
+    Parameters
+    ----------
+    particles
+        Particles from `read_particles`, or a file of them.
+    **options
+        Those of ``cryograd select``. Without ``output`` nothing is written.
+
+    Returns
+    -------
+    Selection
+        The particles that are kept, and how many each criterion dropped.
+
+    Raises
+    ------
+    CryogradError
+        An option or a file is bad, or no particle would be left.
+    """
+    given = particles if isinstance(particles, Particles) else None
+    source = particles if given is None else given.source
+    return selected(validated(Select, {"particles": source} | options, "cryograd.select"), given)
 
 
 def run(config: ParticleRun, callback: Callback | None = None) -> Result:

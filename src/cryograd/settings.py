@@ -14,8 +14,8 @@ from cryograd.config import Command, to_toml
 from cryograd.errors import CryogradError
 from cryograd.version import __version__
 
-# Fields whose name would hide a method of the model.
-_SPELLINGS = {"json_output": "--json"}
+# Fields whose name would hide a method of the model, or is a word of Python.
+_SPELLINGS = {"json_output": "--json", "class_number": "--class"}
 
 Model = TypeVar("Model", bound=Command)
 

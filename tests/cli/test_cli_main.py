@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from cryograd import __version__
 from cryograd.cli.main import COMMANDS
+from cryograd.settings import spelling
 
 
 def test_the_version_is_printed(cryograd_command: Callable) -> None:
@@ -29,8 +31,7 @@ def test_help_of_a_command_shows_every_option_and_an_example(name: str, cryograd
     outcome = cryograd_command(name, "--help")
     assert outcome.status == 0
     for field in COMMANDS[name].model_fields:
-        shown = {"json_output": "json"}.get(field, field.replace("_", "-"))
-        assert shown in outcome.out.lower(), field
+        assert spelling(field).removeprefix("--") in outcome.out.lower(), field
     assert COMMANDS[name].examples[0] in outcome.out
 
 
@@ -43,7 +44,7 @@ def test_examples_parse(name: str) -> None:
     for example in COMMANDS[name].examples:
         if "--config" in example or "--resume" in example:
             continue
-        chosen, bound, _ = app.parse_args(example.split()[1:], exit_on_error=False, print_error=False)
+        chosen, bound, _ = app.parse_args(shlex.split(example)[1:], exit_on_error=False, print_error=False)
         assert chosen.__name__ == name
         resolve(COMMANDS[name], name, bound.arguments)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryograd.data.image_names import locate_images, resolve_stack, split_image_names
+from cryograd.data.image_names import locate_images, names_from, resolve_stack, split_image_names
 from cryograd.errors import CryogradError
 from stacks import write_stack
 
@@ -109,3 +109,25 @@ def test_the_current_folder_counts_before_those_of_the_file(
 def test_an_absolute_name_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "s.mrcs").touch()
     assert resolve_stack(str(tmp_path / "s.mrcs"), SOURCE) == tmp_path / "s.mrcs"
+
+
+def test_stacks_that_another_file_would_not_find_get_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = np.ones((1, 4, 4), dtype=np.float32)
+    for name in ("project/job/own.mrcs", "project/all.mrcs", "project/one.mrc", "project/new/all2.mrcs"):
+        write_stack(tmp_path / name, image, 1.0)
+    write_stack(tmp_path / "project/job/all2.mrcs", image, 1.0)
+    names = ["01@own.mrcs", "1@all.mrcs", "1@gone.mrcs", "2@own.mrcs:mrcs", "1@all2.mrcs"]
+    table = pd.DataFrame({"rlnImageName": names})
+    source = tmp_path / "project/job/p.star"
+    found = names_from(table, source, tmp_path / "project/new/p.star")
+    own, other = tmp_path / "project/job/own.mrcs", tmp_path / "project/job/all2.mrcs"
+    # Where another stack has the name, it would be taken for the one that is meant.
+    assert found == {0: f"01@{own}", 3: f"2@{own}", 4: f"1@{other}"}
+    assert names_from(table, source, tmp_path / "project/job/q.star") == {}
+    alone = names_from(
+        pd.DataFrame({"rlnImageName": ["one.mrc"]}), tmp_path / "project/p.star", tmp_path / "q"
+    )
+    assert alone == {0: str(tmp_path / "project/one.mrc")}

@@ -56,6 +56,22 @@ def test_picks_nearly_in_one_place_share_their_noise(
     assert np.array_equal(number, np.arange(N) % (N // 2) if same else np.arange(N))
 
 
+@pytest.mark.parametrize(("within", "same"), [(0.0, False), (14.0, False), (16.0, True)])
+def test_how_near_is_near_can_be_said(particles: Particles, within: float, same: bool) -> None:
+    given = picked(particles, 1.0, 15.0)
+    number = noise_number(given, within)
+    assert np.array_equal(number, np.arange(N) % (N // 2) if same else np.arange(N))
+    # Places are on micrographs, be it that no distance is allowed.
+    there = picked(particles, 1.0, 0.0).select(np.arange(N // 2))
+    assert np.array_equal(noise_number(there, 0.0), np.arange(N // 2))
+
+
+def test_pairs_that_are_known_otherwise_are_joined(particles: Particles) -> None:
+    number = noise_number(particles, alike=np.array([[0, 5], [5, 9]]))
+    assert number[[0, 5, 9]].tolist() == [0, 0, 0]
+    assert number.max() == N - 3
+
+
 def test_other_micrographs_are_far(particles: Particles) -> None:
     given = picked(particles, 1.0, 3.0)
     other = given.table.assign(rlnMicrographName=[f"{k}.mrc" for k in range(N)])

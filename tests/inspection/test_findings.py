@@ -30,6 +30,7 @@ FACTS = {
         "broken": 0,
         "at_edge": 0,
         "hot": 0,
+        "alike": 0,
         "masked": 0,
         "sampled": 9,
         "contrast": "bright",

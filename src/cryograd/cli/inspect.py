@@ -6,20 +6,34 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cryograd.config import Inspect
+from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
+from cryograd.inspection.clean import clean
 from cryograd.inspection.conditioning import condition
 from cryograd.inspection.findings import findings
-from cryograd.inspection.images import examine
+from cryograd.inspection.images import ImageFacts, examine
 from cryograd.inspection.metadata import describe
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.paths import check_output_file
+from cryograd.selection.write import check_star_output, write_chosen
+
+# Why particles are not in the clean file.
+_FAULTS = {
+    "broken": "with images that cannot be used",
+    "not_positive": "without underfocus",
+    "outliers": "with a defocus far from all others",
+    "duplicates": "with the image of another",
+    "same_noise": "with the noise of another",
+}
 
 
 def run(config: Inspect) -> dict[str, Any]:
     """Inspect a particle file, write the report if asked to, and return the facts."""
     if config.output is not None:
         check_output_file(config.output, config.particles, overwrite=config.overwrite)
+    if config.write_clean is not None:
+        check_star_output(config.write_clean, config.particles, overwrite=config.overwrite)
     particles = read_particles(
         config.particles, pixel_size=config.pixel_size, invert_contrast=config.invert_contrast
     )
@@ -40,11 +54,20 @@ def run(config: Inspect) -> dict[str, Any]:
         "conditioning": None if conditioning is None else conditioning.facts,
     }
     facts["findings"] = findings(facts)
+    facts["clean"] = None if config.write_clean is None else _write_clean(config, particles, images)
     if config.output is not None:
         from cryograd.report.inspection import write_inspection
 
         write_inspection(config.output, particles, facts, images, rings, conditioning)
     return facts
+
+
+def _write_clean(config: Inspect, particles: Particles, images: ImageFacts) -> dict[str, Any]:
+    """Write the particles without faults, and say how many were left out for what."""
+    assert config.write_clean is not None
+    rows, left_out = clean(particles, images)
+    write_chosen(config.write_clean, config.particles, rows)
+    return {"output": str(config.write_clean), "n_kept": len(rows), "left_out": left_out}
 
 
 def summary(facts: dict[str, Any]) -> str:
@@ -72,7 +95,18 @@ def summary(facts: dict[str, Any]) -> str:
     if facts["conditioning"] is not None:
         lines += _conditioning_lines(facts["conditioning"])
     lines += ["", *([f"! {text}" for text in facts["findings"]] or ["nothing looks wrong"])]
+    if facts["clean"] is not None:
+        lines += ["", *_clean_lines(facts["clean"])]
     return "\n".join(lines)
+
+
+def _clean_lines(facts: dict[str, Any]) -> list[str]:
+    """How many particles are in the clean file, and what kept out the others."""
+    counts = [f"{count} {_FAULTS[fault]}" for fault, count in facts["left_out"].items() if count]
+    return [
+        f"{facts['n_kept']} particles without such faults; left out are {', '.join(counts) or 'none'}",
+        f"particles  {facts['output']}",
+    ]
 
 
 def _optics_line(group: dict[str, Any]) -> str:

@@ -6,12 +6,12 @@ that the value is taken from the data.
 
 from cryograd.config.fields import Command, to_toml
 from cryograd.config.runs import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
-from cryograd.config.tools import Compare, Demo, Inspect, Report, Simulate
+from cryograd.config.tools import Compare, Demo, Inspect, Report, Select, Simulate
 
 # In the order of the help; a command is called as its model is.
 COMMANDS: dict[str, type[Command]] = {
     model.__name__.lower(): model
-    for model in (Demo, Simulate, Inspect, Abinitio, Refine, Reconstruct, Compare, Report)
+    for model in (Demo, Simulate, Inspect, Select, Abinitio, Refine, Reconstruct, Compare, Report)
 }
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Reconstruct",
     "Refine",
     "Report",
+    "Select",
     "Simulate",
     "to_toml",
 ]

@@ -59,7 +59,10 @@ class Inspect(Command):
 
     particles: Path = option(..., "Particle images: a RELION .star or CryoSPARC .cs file.", positional=True)
     output: Path | None = option(None, "HTML file for the report with pictures.", short="-o")
-    overwrite: bool = option(False, "Replace the output file if it is there already.")
+    write_clean: Path | None = option(
+        None, "STAR file for the particles that have none of the faults that are found particle by particle."
+    )
+    overwrite: bool = option(False, "Replace output files that are there already.")
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."
@@ -68,6 +71,39 @@ class Inspect(Command):
         False, "Also report what the particles' poses and CTFs mean for convergence and for missing views."
     )
     symmetry: Symmetry = option("C1", "Point group on RELION's axes, for --conditioning.")
+    json_output: bool = json_option()
+
+
+class Select(Command):
+    """Write those particles of a file that are wanted, as a STAR file in which all else stays as it was."""
+
+    examples = (
+        'cryograd select particles.star -o thin.star --where "rlnDefocusU < 15000"',
+        "cryograd select run1/particles.star -o good.star --exclude run1/junk.star",
+        "cryograd select particles.star -o once.star --remove-duplicates 20",
+    )
+
+    particles: Path = option(..., "Particles: a RELION .star or CryoSPARC .cs file.", positional=True)
+    output: Path | None = option(None, "STAR file for the particles that are kept.", short="-o", asked=True)
+    overwrite: bool = option(False, "Replace the output file if it is there already.")
+    where: str | None = option(
+        None, 'Condition on columns, such as "rlnDefocusU < 2e4 and rlnClassNumber in (1, 3)".'
+    )
+    list: Path | None = option(None, "Keep the images that this file names: one a line, or a particle file.")
+    exclude: Path | None = option(None, "Drop the images that this file names, as --list has it.")
+    class_number: PositiveInt | None = option(None, "Keep the particles of this class.")
+    max_junk: NonNegativeFloat | None = option(
+        None, "Keep particles that are junk with at most this probability (cryogradJunkProbability).", le=1.0
+    )
+    half: Literal[1, 2] | None = option(None, "Keep the particles of this half-set.")
+    remove_duplicates: NonNegativeFloat | None = option(
+        None,
+        "Keep the first of particles that have one image or were picked within so many Å; with 0 the images "
+        "are not read.",
+        le=1000.0,
+    )
+    random: PositiveInt | None = option(None, "Keep so many of what all else leaves, drawn at random.")
+    seed: NonNegativeInt = option(0, "Seed of --random.")
     json_output: bool = json_option()
 
 

@@ -76,6 +76,40 @@ def split_image_names(table: "pd.DataFrame", source: Path) -> tuple[list[str], I
     return list(places), stacks, numbers
 
 
+def names_from(table: "pd.DataFrame", source: Path, other: Path) -> dict[int, str]:
+    """Names of those images whose stacks another particle file would not find under the names that they have.
+
+    Parameters
+    ----------
+    table
+        Particles with ``rlnImageName``.
+    source
+        The file that they are from.
+    other
+        The file that will name them; it need not be there.
+
+    Returns
+    -------
+    dict
+        By the number of the particle, from 0: the name with the absolute path of the stack. A stack that is
+        not found from ``source`` either keeps its name.
+    """
+    names, stacks, _ = split_image_names(table, source)
+    moved: dict[int, Path] = {}
+    for place, name in enumerate(names):
+        stack, again = _find_stack(name, source)[0], _find_stack(name, other)[0]
+        if stack is not None and (again is None or not os.path.samefile(stack, again)):
+            moved[place] = stack
+    rows = np.flatnonzero(np.isin(stacks, list(moved))).tolist()
+    return {row: _with_stack(str(table["rlnImageName"].iloc[row]), moved[stacks[row]]) for row in rows}
+
+
+def _with_stack(image: str, stack: Path) -> str:
+    """The name of the same image in a stack of another name."""
+    number = None if _split(image)[0] is None else image.partition("@")[0]
+    return str(stack) if number is None else f"{number}@{stack}"
+
+
 def _split(image: str) -> tuple[int | None, str]:
     """Number and stack of an image name: None where there is no number, and 0 where it is no good."""
     number, at, name = image.partition("@")

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -155,6 +155,23 @@ class Particles:
         selected = {name: None if value is None else value[chosen] for name, value in values.items()}
         return replace(self, **selected, table=self.table.iloc[chosen].reset_index(drop=True))
 
+    def in_chunks(self, size: int) -> Iterator[tuple[int, IntArray]]:
+        """Indices of particles of one box size in the order on disk, and how many there have been with them.
+
+        Parameters
+        ----------
+        size
+            How many at a time, at most.
+        """
+        boxes = np.array([group.box_size for group in self.optics])[self.optics_index]
+        order = np.lexsort((self.image_index, self.stack_index, boxes))
+        done = 0
+        for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
+            for start in range(0, len(group), size):
+                chunk = group[start : start + size]
+                done += len(chunk)
+                yield done, chunk
+
     def with_ctf(self, defocus_u: FloatArray, defocus_v: FloatArray, scale: FloatArray) -> "Particles":
         """The same particles with other CTFs, which files that are written of them have, too.
 
@@ -303,7 +320,7 @@ class BadImagesError(CryogradError):
             more = f" and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
             what = f"{len(self.faults)} images cannot be used; of the first, {what}"
             where = f"{where}; particles {numbers}{more} of {particles.source}"
-            remedy = "extract them again or remove them; cryograd inspect --json lists all"
+            remedy = "extract them again; cryograd inspect --json lists all, --write-clean leaves them out"
         super().__init__(what, where, remedy)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:

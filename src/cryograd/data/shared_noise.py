@@ -15,15 +15,32 @@ from cryograd.rotations import FloatArray
 APART, PIXEL_SIZE = 20.0, 1.5
 # What this pixel size may be called; the first that is there counts.
 _PIXEL_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
+_PLACES = {"rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"}
 
 
-def noise_number(particles: Particles) -> IntArray:
+def has_places(particles: Particles) -> bool:
+    """Whether the file says where on which micrograph particles were picked."""
+    return set(particles.table.columns) >= _PLACES
+
+
+def noise_number(particles: Particles, apart: float = APART, alike: IntArray | None = None) -> IntArray:
     """Number of the noise of each particle, from 0 in the order of the file, shape (n,).
 
     Particles of one image have the same, and so have picks of one micrograph that are nearly in one place.
     Were they in both half-sets, these would correlate by their noise.
+
+    Parameters
+    ----------
+    particles
+        The particles, one at least.
+    apart
+        Å within which two picks of one micrograph are nearly in one place.
+    alike
+        Further pairs (m, 2) of particles that share their noise, as `noise_copies` finds them.
     """
-    pairs, image = _picked_twice(particles), particles.image_number
+    pairs, image = _picked_twice(particles, apart), particles.image_number
+    if alike is not None:
+        pairs = np.concatenate([pairs, alike])
     if not len(pairs):
         return image
     import pandas as pd
@@ -34,10 +51,10 @@ def noise_number(particles: Particles) -> IntArray:
     return pd.factorize(joined[image])[0].astype(np.int64)
 
 
-def _picked_twice(particles: Particles) -> IntArray:
+def _picked_twice(particles: Particles, apart: float) -> IntArray:
     """Pairs of particles (m, 2) that are nearly in one place; none where the file has no coordinates."""
     table, none = particles.table, np.zeros((0, 2), dtype=np.int64)
-    if not {"rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"} <= set(table.columns):
+    if not has_places(particles):
         return none
     import pandas as pd
 
@@ -45,9 +62,9 @@ def _picked_twice(particles: Particles) -> IntArray:
     places *= _scale(particles)[:, None]
     # A third coordinate holds micrographs apart. Places that are no numbers are near none.
     micrograph = pd.factorize(table["rlnMicrographName"])[0]
-    points = np.concatenate([places, 2.0 * APART * micrograph[:, None]], axis=1)
+    points = np.concatenate([places, (2.0 * apart + 1.0) * micrograph[:, None]], axis=1)
     known = np.flatnonzero(np.isfinite(points).all(axis=1))
-    pairs = KDTree(points[known]).query_pairs(APART, output_type="ndarray")
+    pairs = KDTree(points[known]).query_pairs(apart, output_type="ndarray")
     return known[pairs] if len(pairs) else none
 
 

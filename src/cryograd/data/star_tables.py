@@ -29,7 +29,7 @@ def read_star_tables(path: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
         series.
     """
     blocks = read_text(path)
-    name = _particle_block(blocks, path)
+    name = particle_block(blocks, path)
     _refuse_tilt_series(blocks, path)
     table = blocks[name]
     optics = blocks.get("optics", _other_optics(blocks, name))
@@ -67,8 +67,14 @@ def _refuse_tilt_series(blocks: "dict[str, pd.DataFrame]", path: Path) -> None:
                 )
 
 
-def _particle_block(blocks: "dict[str, pd.DataFrame]", path: Path) -> str:
-    """Name of the particle table."""
+def particle_block(blocks: "dict[str, pd.DataFrame]", path: Path) -> str:
+    """Name of the particle table among the tables of a STAR file.
+
+    Raises
+    ------
+    CryogradError
+        No table has images, or several have and none of them is called ``particles``.
+    """
     named = [name for name, block in blocks.items() if "rlnImageName" in block]
     if not named:
         raise CryogradError(

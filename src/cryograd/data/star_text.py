@@ -7,7 +7,7 @@ paths of old microscope computers, stay what they are.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,14 @@ _MARKS, _WORDS, _SPACES = "\"'#_;", ("data_", "loop_"), " \t\r\v\f"
 
 @dataclass
 class _Block:
-    """A table as far as it has been read: its columns, and its rows with their lines in the file."""
+    """A table as far as it has been read: its columns, its rows, and where they are in the file.
+
+    The numbers of lines are those of the rows of a loop, and of the columns of what is none.
+    """
 
     columns: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
     loop: bool = False
 
 
@@ -90,16 +94,20 @@ def _joined(name: str, first: "pd.DataFrame", second: "pd.DataFrame", path: Path
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a text file that are not empty, with their numbers from 1."""
+    for number, line in enumerate(_content(path).removeprefix("\ufeff").split("\n"), 1):
+        if line and not line.isspace():
+            yield number, line
+
+
+def _content(path: Path) -> str:
+    """All of a text file, from which the same bytes can be made again."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CryogradError(f"the file cannot be read ({error.strerror})", path, "check the path") from None
     if b"\0" in content:
         raise CryogradError("the file is not text", path, "give a STAR file in UTF-8, Latin-1 or ASCII")
-    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", _BYTES)
-    for number, line in enumerate(text.split("\n"), 1):
-        if line and not line.isspace():
-            yield number, line
+    return content.decode("utf-8", _BYTES)
 
 
 def _blocks(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[str, _Block]]:
@@ -117,6 +125,9 @@ def _blocks(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[str,
             name, block = words[0].removeprefix("data_"), _Block()
         elif block is not None:
             _take(block, words, name, where)
+            # A line of this kind has been taken if there is one more of them now.
+            if len(block.lines) < len(block.rows if block.loop else block.columns):
+                block.lines.append(number)
     if block is not None:
         yield name, block
 
@@ -174,14 +185,63 @@ def write_star(path: Path, blocks: "Mapping[str, pd.DataFrame | Mapping[str, flo
     CryogradError
         A text cannot stand in a STAR file.
     """
-    path = Path(path)
+    _write_lines(Path(path), star_lines(blocks, Path(path)))
+
+
+def write_rows(path: Path, source: Path, name: str, kept: Container[int], images: Mapping[int, str]) -> None:
+    """Write a STAR file without some rows of a table; all else stays as it is, character for character.
+
+    Parameters
+    ----------
+    path
+        File to write, which appears complete or not at all; its folder is made.
+    source
+        STAR file that can be read.
+    name
+        Name of the table.
+    kept
+        Numbers of the rows that stay, from 0.
+    images
+        New values of ``rlnImageName`` by the number of their row.
+
+    Raises
+    ------
+    CryogradError
+        A new name cannot stand in a STAR file.
+    """
+    dropped: set[int] = set()
+    changed: dict[int, str] = {}
+    lines = _content(source).removesuffix("\n").split("\n")
+    for row, block, numbers in _rows_with_lines(source, name):
+        place = block.columns.index("rlnImageName")
+        if row not in kept:
+            dropped.update(numbers)
+        elif row in images:
+            line, word = (numbers[0], place) if block.loop else (numbers[place], 1)
+            start, end = [found.span() for found in _VALUE.finditer(lines[line - 1])][word]
+            text = _quoted(images[row], "rlnImageName", path)
+            changed[line] = lines[line - 1][:start] + text + lines[line - 1][end:]
+    _write_lines(path, (changed.get(n, line) for n, line in enumerate(lines, 1) if n not in dropped))
+
+
+def _rows_with_lines(path: Path, name: str) -> Iterator[tuple[int, _Block, list[int]]]:
+    """Rows of the tables of one name: their numbers from 0, their blocks, and their lines in the file."""
+    row = 0
+    for found, block in _blocks(_lines(path), path):
+        if found == name and block.columns:
+            for lines in ([line] for line in block.lines) if block.loop else (block.lines,):
+                yield row, block, lines
+                row += 1
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to a file that appears complete or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors=_BYTES, newline="\n") as file,
     ):
-        for line in star_lines(blocks, path):
-            file.write(line + "\n")
+        file.writelines(line + "\n" for line in lines)
 
 
 def star_lines(blocks: "Mapping[str, pd.DataFrame | Mapping[str, float]]", path: Path) -> Iterator[str]:

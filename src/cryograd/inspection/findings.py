@@ -10,6 +10,7 @@ _AGREES = 0.3
 _GAP = 10.0
 # Share of the slices of uniform views that a twentieth of the directions may fall short of.
 _UNEVEN = 0.5
+_REMOVE = "remove duplicates (--write-clean)"
 
 
 def findings(facts: dict[str, Any]) -> list[str]:
@@ -63,11 +64,11 @@ def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:
     if defocus["astigmatism_median"] > 0.1 * max(defocus["median"], 1.0):
         yield f"the astigmatism is large, {defocus['astigmatism_median']:.0f} Å in the median"
     if facts["duplicates"]:
-        yield f"{facts['duplicates']} particles have the same image as another; remove duplicates"
+        yield f"{facts['duplicates']} particles have the same image as another; {_REMOVE}"
     if facts["picked_twice"]:
         yield (
             f"{facts['picked_twice']} particles were picked within {APART:g} Å of another on the same "
-            "micrograph: they share its noise, and half-sets keep them together; remove duplicates"
+            f"micrograph: they share its noise, and half-sets keep them together; {_REMOVE}"
         )
     halves = facts["half_sets"]
     if halves is not None and set(halves) != {"1", "2"}:
@@ -82,6 +83,11 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
         yield (
             f"{images['broken']} images cannot be used, such as {first['image']}: {first['what']}; remove "
             "them or extract them again (--json and the page list all)"
+        )
+    if images["alike"]:
+        yield (
+            f"{images['alike']} images have the noise of another one of another name: half-sets do not keep "
+            f"them together, and would correlate by it; {_REMOVE}"
         )
     if images["at_edge"]:
         yield (

@@ -1,13 +1,15 @@
 """What the pixels say: broken images, normalisation, contrast and signal-to-noise ratio."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cryograd.data.hot_pixels import hot_pixels, without_hot_pixels
-from cryograd.data.particles import Particles
+from cryograd.data.noise_copies import NoiseCopies
+from cryograd.data.particles import IntArray, Particles
+from cryograd.data.shared_noise import has_places, noise_number
 from cryograd.rotations import FloatArray
 
 _CHUNK = 512
@@ -37,11 +39,15 @@ class ImageFacts:
         deviation and relative to its mean; of the first optics group's box.
     good
         Which images are finite and not constant, shape (n,).
+    alike
+        Pairs (m, 2) of particles whose images share their noise, where the file does not say where on which
+        micrograph they were picked.
     """
 
     facts: dict[str, Any]
     profile: FloatArray
     good: np.ndarray
+    alike: IntArray
 
 
 def examine(
@@ -65,11 +71,14 @@ def examine(
     sampled = np.zeros(n, dtype=bool)
     sampled[rng.permutation(n)[:_SAMPLE]] = True
     rows, profiles, edges, hot = [], [], 0, 0
-    for done, chunk in _chunks(particles):
+    copies = NoiseCopies(particles)
+    for done, chunk in particles.in_chunks(_CHUNK):
         read, kept, faults = particles.usable_images(chunk)
         hot += len({image for image, _, _ in hot_pixels(read)})
         images = without_hot_pixels(read).astype(np.float64)
         broken |= faults
+        if not has_places(particles):
+            copies.add(kept, images)
         edges += int(np.count_nonzero(_at_edge(images)))
         wanted = sampled[kept]
         if wanted.any():
@@ -79,6 +88,7 @@ def examine(
         if progress is not None:
             progress(done, n)
     good[list(broken)] = False
+    alike = copies.pairs()
     measured = np.concatenate(rows) if rows else np.zeros((0, 4))
     facts = {
         "broken": len(broken),
@@ -88,21 +98,12 @@ def examine(
         ],
         "at_edge": edges,
         "hot": hot,
+        "alike": int(particles.image_number.max()) - int(noise_number(particles, alike=alike).max())
+        if len(alike)
+        else 0,
         **_summary(measured),
     }
-    return ImageFacts(facts, np.concatenate(profiles).mean(axis=0) if profiles else np.zeros(0), good)
-
-
-def _chunks(particles: Particles) -> Iterator[tuple[int, np.ndarray]]:
-    """Particles of one box size at a time in the order on disk, and how many there have been."""
-    boxes = np.array([group.box_size for group in particles.optics])[particles.optics_index]
-    order = np.lexsort((particles.image_index, particles.stack_index, boxes))
-    done = 0
-    for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
-        for start in range(0, len(group), _CHUNK):
-            chunk = group[start : start + _CHUNK]
-            done += len(chunk)
-            yield done, chunk
+    return ImageFacts(facts, np.concatenate(profiles).mean(axis=0) if profiles else np.zeros(0), good, alike)
 
 
 def _at_edge(images: FloatArray) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryograd.data.mrc import MrcHeader, read_header
 from cryograd.data.optics import Optics, voltage_kv
@@ -77,22 +78,29 @@ def _optics(optics: Optics, n: int) -> dict[str, Any]:
     }
 
 
-def _defocus(particles: Particles) -> dict[str, Any]:
-    """Range of defocus, astigmatism and phase shift, and how many values lie far from all others."""
+def odd_defocus(particles: Particles) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which particles have no underfocus, and whose defocus is far from all others, each of shape (n,)."""
     mean = 0.5 * (particles.defocus_u + particles.defocus_v)
-    astigmatism = np.abs(particles.defocus_u - particles.defocus_v)
-    median = float(np.median(mean))
+    median = np.median(mean)
     # Of a normal distribution the median deviation is 0.67 σ: this is beyond 8 σ, and 2000 Å at least.
     limit = max(12.0 * float(np.median(np.abs(mean - median))), 2000.0)
+    return mean <= 0.0, np.abs(mean - median) > limit
+
+
+def _defocus(particles: Particles) -> dict[str, Any]:
+    """Range of defocus, astigmatism and phase shift, and how many values are odd."""
+    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    not_positive, outliers = odd_defocus(particles)
+    astigmatism = np.abs(particles.defocus_u - particles.defocus_v)
     return {
         "min": float(mean.min()),
-        "median": median,
+        "median": float(np.median(mean)),
         "max": float(mean.max()),
         "astigmatism_median": float(np.median(astigmatism)),
         "astigmatism_max": float(astigmatism.max()),
         "phase_shift_max_degrees": float(np.rad2deg(np.abs(particles.phase_shift).max())),
-        "outliers": int(np.count_nonzero(np.abs(mean - median) > limit)),
-        "not_positive": int(np.count_nonzero(mean <= 0.0)),
+        "outliers": int(np.count_nonzero(outliers)),
+        "not_positive": int(np.count_nonzero(not_positive)),
     }
 
 

@@ -1,0 +1,1 @@
+"""Which particles of a file are wanted, and the file of these."""
