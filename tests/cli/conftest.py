@@ -230,7 +230,10 @@ def changed(state: State, config: Abinitio) -> None:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """A stand-in for the engine: five instant iterations. Reports lack what takes seconds to draw."""
     monkeypatch.setattr(map_images, "render_surface", lambda *args: np.zeros((4, 4, 4), dtype=np.uint8))
-    monkeypatch.setattr(plots, "as_svg", lambda *args: "<svg></svg>")
+    for name in ("course", "views", "shifts", "certainty", "stage_times"):
+        monkeypatch.setattr(plots, name, lambda *args: "<svg></svg>")
+    for name in ("slices", "projections"):
+        monkeypatch.setattr(map_images, name, lambda *args: [])
     fake = FakeEngine()
     monkeypatch.setattr(recipe, "abinitio", fake.abinitio)
     return fake
