@@ -141,3 +141,17 @@ def test_images_without_any_shift_are_judged_by_their_scale() -> None:
         assert picks is not None
         assert picks.others == pytest.approx(0.3, abs=0.03)
         assert bool(picks.shift_prior.log_density(torch.zeros(1)).isfinite().all())
+
+
+def test_weak_images_are_told_beside_those_that_lie_anywhere() -> None:
+    """Ice in the middle of its box, at a third of the particles' scale, is no particle either."""
+    cues, junk = picked(2000, 0.15, seed=3)
+    weak = np.random.default_rng(4).random(2000) < 0.15
+    scale = np.where(weak & ~junk, 0.35 * cues.scale, cues.scale)
+    picks = found(Cues(scale, cues.rotations, cues.shifts, cues.spread))
+    assert len(picks.models[0].others) == 2
+    assert sum(picks.weights) == pytest.approx(1.0)
+    probability = picks.junk(Cues(scale, cues.rotations, cues.shifts, cues.spread))
+    assert np.mean((weak | junk)[probability > 0.5]) > 0.95
+    assert np.mean(probability[weak & ~junk] > 0.5) > 0.8
+    assert np.mean(probability[junk] > 0.5) > 0.7

@@ -13,7 +13,7 @@ from cryograd.errors import CryogradError
 from cryograd.version import __version__
 
 # Raised when what is stored changes its meaning.
-FORMAT = 11
+FORMAT = 12
 REMEDY = "restore the file, or start the run again in a new folder"
 # Longer lines are no header.
 _LONGEST = 1 << 20
