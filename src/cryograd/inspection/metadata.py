@@ -77,9 +77,14 @@ def _optics(optics: Optics, n: int) -> dict[str, Any]:
     }
 
 
+def mean_underfocus(particles: Particles) -> FloatArray:
+    """Mean underfocus of each particle in Å, shape (n,)."""
+    return 0.5 * (particles.defocus_u + particles.defocus_v)
+
+
 def _defocus(particles: Particles) -> dict[str, Any]:
     """Range of defocus, astigmatism and phase shift, and how many values lie far from all others."""
-    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    mean = mean_underfocus(particles)
     astigmatism = np.abs(particles.defocus_u - particles.defocus_v)
     median = float(np.median(mean))
     # Of a normal distribution the median deviation is 0.67 σ: this is beyond 8 σ, and 2000 Å at least.

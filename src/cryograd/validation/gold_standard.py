@@ -20,6 +20,8 @@ RESOLVED = 0.143
 # Mean correlation that a mask alone may make in the shells that it adds. A mask that makes more also carries
 # signal there from shells that agree in part, which random phases do not show.
 _MASK_LIMIT = 0.15
+# Times the finest resolution that images were looked at to, below which the resolution is a bound.
+_AT_LIMIT = 1.01
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class GoldStandard:
         """Resolution in Å at which `correlation` first falls below a threshold, at most the finest."""
         found = resolution_at(self.correlation, threshold, self.box, self.pixel_size)
         return None if found is None else max(found, self.finest)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the maps agree as finely as was looked, so that their resolution may be finer yet."""
+        found = self.resolution()
+        return found is not None and bool(found < _AT_LIMIT * max(self.finest, 2.0 * self.pixel_size))
 
 
 def gold_standard(
