@@ -206,7 +206,7 @@ def reconstructed(folder: Path, symmetry: str, seed: int, truth: cryograd.Map) -
     seconds = time.process_time() - start
     for name in ("volume", "half1", "half2", "mask"):
         result.maps[name].write(folder / f"{name}.mrc")
-    wanted = ("passes", "still_improving", "max_probability_mean", "stage_seconds")
+    wanted = ("believed", "why_not", "passes", "still_improving", "max_probability_mean", "stage_seconds")
     return {
         "processor_seconds": seconds,
         "resolution_fsc143_angstrom": result.resolution,

@@ -36,6 +36,8 @@ LAYERS = [
     {"inspection"},
     {"recipe"},
     {"results"},
+    {"metrics"},
+    {"examination"},
     {"report"},
     {"output"},
     {"library"},

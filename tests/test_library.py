@@ -309,5 +309,5 @@ def test_inverted_particles_are_recorded_as_such(particles: Particles, truth: Ma
 
     dark = cryograd.read_particles(particles.source, invert_contrast=True)
     with pytest.raises(InterruptedError):
-        cryograd.refine(dark, truth, output=tmp_path / "run", callback=callback, **HALVES)
+        cryograd.refine(dark, truth, output=tmp_path / "run", callback=callback, force=True, **HALVES)
     assert "invert_contrast = true" in (tmp_path / "run" / "run.toml").read_text()

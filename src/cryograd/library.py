@@ -20,7 +20,10 @@ from cryograd.data.particles import Particles
 from cryograd.data.read import read_particles
 from cryograd.data.star import refuse_unwritable
 from cryograd.errors import CryogradError
-from cryograd.inspection.spectrum import Rings, thon_rings
+from cryograd.examination import examined
+from cryograd.inspection.finding import Finding
+from cryograd.inspection.given import objections, refuse
+from cryograd.inspection.sample import sampled
 from cryograd.maps import Map
 from cryograd.output.begin import begun
 from cryograd.output.drive import drive, ended
@@ -30,7 +33,7 @@ from cryograd.output.products import write_result
 from cryograd.output.record import check_same_run
 from cryograd.recipe import Moment, Reading
 from cryograd.report.build import build_report
-from cryograd.results import Result, examined
+from cryograd.results import Result
 from cryograd.selection.select import Selection, selected
 from cryograd.settings import spelling, validated
 from cryograd.simulation.order import Simulated, simulated
@@ -309,13 +312,13 @@ class _Given:
     ----------
     particles, maps
         The particles, and the maps to start from.
-    rings
-        What the Thon rings say of the CTFs: the images may be out of reach when the run ends.
+    findings
+        What speaks against the images: they may be out of reach when the run ends.
     """
 
     particles: Particles
     maps: Sequence[Map]
-    rings: list[Rings]
+    findings: list[Finding]
 
     def moments(
         self, config: ParticleRun, saved: dict[str, Any] | None, reading: Reading
@@ -341,7 +344,11 @@ def _given(config: ParticleRun, particles: Particles | None, maps: Sequence[Map]
         set_threads(config.threads)
     if isinstance(config, Refine) and not maps:
         maps = [Map.read(path) for path in config.volume]
-    return _Given(particles, maps, thon_rings(particles, np.ones(len(particles), dtype=bool)))
+    found = objections(particles, sampled(particles))
+    # A run that goes on was let through when it began.
+    if not (config.force or config.resume):
+        refuse(found, particles)
+    return _Given(particles, maps, [objection.finding for objection in found])
 
 
 def _in_folder(folder: RunFolder, config: ParticleRun, given: _Given, callback: Callback | None) -> Result:
@@ -350,9 +357,9 @@ def _in_folder(folder: RunFolder, config: ParticleRun, given: _Given, callback: 
     moments, seen = partial(given.moments, config), digests(config, given.particles, given.maps)
     if config.resume and folder.finished:
         moment, seconds = ended(folder, config, seen, moments)
-        return examined(config, given.particles, moment, seconds, given.rings)
+        return examined(config, given.particles, moment, seconds, given.findings)
     moment, seconds = drive(folder, config, given.particles, seen, moments, callback)
-    result = examined(config, given.particles, moment, seconds, given.rings)
+    result = examined(config, given.particles, moment, seconds, given.findings)
     with folder.writing():
         # Its absence says that a run has not come to its end.
         folder.report.unlink(missing_ok=True)
@@ -368,7 +375,7 @@ def _in_memory(config: ParticleRun, given: _Given, callback: Callback | None) ->
         if callback is not None:
             callback(moment)
     assert moment is not None
-    return examined(config, given.particles, moment, time.monotonic() - began, given.rings)
+    return examined(config, given.particles, moment, time.monotonic() - began, given.findings)
 
 
 def _refuse_idle(config: ParticleRun) -> None:

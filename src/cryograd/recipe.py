@@ -12,7 +12,7 @@ which is the same loop, `engine.loop.iterate`, over a program of steps:
 
 One map that several classes start from is divided in a part before the half-sets.
 
-What the last moment says of particles and half maps is looked at in `results`.
+What the last moment says of particles and half maps is looked at in `examination`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

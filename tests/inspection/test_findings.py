@@ -36,7 +36,9 @@ FACTS = {
         "contrast": "bright",
         "normalised": True,
     },
-    "ctf": [{"visible": True, "agreement": 0.8, "best_factor": 1.0, "best_agreement": 0.8}],
+    "ctf": [
+        {"visible": True, "reliability": 0.9, "agreement": 0.8, "best_factor": 1.0, "best_agreement": 0.8}
+    ],
 }
 
 
@@ -90,7 +92,7 @@ def test_each_fault_is_found_alone(path: str, value: Any, what: str) -> None:
 
 
 def test_a_factor_on_the_defocus_is_named() -> None:
-    rings = {"visible": True, "agreement": 0.1, "best_factor": 0.5, "best_agreement": 0.9}
+    rings = FACTS["ctf"][0] | {"agreement": 0.1, "best_factor": 0.5, "best_agreement": 0.9}
     (found,) = findings(changed("ctf", [rings]))
     assert "if the defocus were 0.50 times as large (0.90)" in found
 

@@ -6,7 +6,8 @@ import pytest
 
 from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
-from cryograd.inspection.findings import of_ctf
+from cryograd.inspection.given import of_ctf
+from cryograd.inspection.sample import sampled
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.simulation.simulate import Simulation, simulate
 
@@ -29,7 +30,7 @@ def scaled(particles: Particles, factor: float) -> Particles:
 
 
 def facts(particles: Particles) -> dict:
-    (rings,) = thon_rings(particles, np.ones(N, dtype=bool))
+    (rings,) = thon_rings(particles, sampled(particles))
     return rings.facts
 
 
@@ -59,7 +60,8 @@ def test_a_molecule_with_rings_of_its_own_is_not_blamed(particles: Particles, tm
     radius = np.sqrt(x**2 + y**2 + z**2)
     shell = np.exp(-0.5 * (radius - 14.0) ** 2).astype(np.float32)
     simulation = Simulation(N, particles.optics, snr=0.2, defocus=(15000.0, 30000.0))
-    (rings,) = thon_rings(simulate(shell, PIXEL_SIZE, simulation, tmp_path), np.ones(N, dtype=bool))
+    hollow = simulate(shell, PIXEL_SIZE, simulation, tmp_path)
+    (rings,) = thon_rings(hollow, sampled(hollow))
     assert list(of_ctf([rings.facts])) == []
 
 
@@ -79,15 +81,15 @@ def test_optics_groups_of_one_kind_are_averaged_together(particles: Particles) -
         optics_index=np.arange(N) % 2,
         optics_table=particles.optics_table,
     )
-    (together,) = thon_rings(two, np.ones(N, dtype=bool))
+    (together,) = thon_rings(two, sampled(two))
     assert together.facts["images"] == N
     different = replace(two, optics=(optics, replace(optics, pixel_size=2.0)))
-    assert [rings.facts["images"] for rings in thon_rings(different, np.ones(N, dtype=bool))] == [N // 2] * 2
+    assert [rings.facts["images"] for rings in thon_rings(different, sampled(different))] == [N // 2] * 2
 
 
 def test_images_that_are_not_good_are_left_out(particles: Particles) -> None:
     good = np.arange(N) < 100
-    (rings,) = thon_rings(particles, good)
+    (rings,) = thon_rings(particles, sampled(particles, good))
     assert rings.facts["images"] == 100
 
 
@@ -98,8 +100,9 @@ def test_images_of_one_defocus_tell_nothing_of_it(particles: Particles) -> None:
 
 @pytest.mark.parametrize("n", [20, 24, 40])
 def test_few_images_do_not_accuse_a_right_ctf(particles: Particles, n: int) -> None:
-    rng, accused = np.random.default_rng(n), 0
+    rng, accused, sample = np.random.default_rng(n), 0, sampled(particles)
     for _ in range(30):
-        some = particles.select(np.sort(rng.permutation(N)[:n]))
-        accused += bool(list(of_ctf([rings.facts for rings in thon_rings(some, np.arange(n))])))
+        chosen = np.sort(rng.permutation(N)[:n])
+        some = thon_rings(particles.select(chosen), sample.within(chosen))
+        accused += bool(list(of_ctf([rings.facts for rings in some])))
     assert accused == 0

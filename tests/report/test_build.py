@@ -277,8 +277,13 @@ def test_particles_at_the_limit_of_the_search_are_remarked(run_folder: Path) -> 
 
 def test_findings_of_the_metrics_are_remarks(run_folder: Path) -> None:
     path = run_folder / "metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"findings": ["rings are not seen"]}))
-    assert remarks(load_run(run_folder)) == ["Rings are not seen."]
+    finding = {"key": "rings", "text": "rings are not seen", "doubts": True}
+    doubted = {"findings": [finding], "believed": False, "why_not": "no rings"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | doubted))
+    assert remarks(load_run(run_folder)) == [
+        "The claim of this run is not to be believed: no rings.",
+        "Rings are not seen.",
+    ]
 
 
 def test_views_are_counted_on_equal_areas_with_their_equivalents() -> None:

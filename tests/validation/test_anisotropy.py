@@ -7,7 +7,7 @@ import torch
 from cryograd.fourier import fourier_3d, inverse_fourier_3d, radius_grid
 from cryograd.model.symmetry import group_matrices
 from cryograd.rotations import euler_to_matrix, random_rotations
-from cryograd.validation.anisotropy import conical_fsc, slice_density, view_sampling
+from cryograd.validation.anisotropy import conical_fsc, gap, slice_density, view_sampling
 from cryograd.validation.fsc import fsc, soft_sphere
 
 SIZE = 64
@@ -157,3 +157,20 @@ def test_slices_near_a_direction_by_hand():
     views = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     directions = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.6, 0.8]])
     assert np.allclose(slice_density(views, directions, 0.1), np.array([2, 3, 1]) / 0.3)
+
+
+def test_the_directions_that_are_hardly_seen_are_named():
+    found = view_sampling(top_views(5000, np.deg2rad(20.0))).scarce
+    # Views within 20° of the z axis leave its neighbourhood to no slice.
+    assert found["tilt"] < 12.0
+    assert 50.0 < found["degrees"] < 75.0
+    assert found["share"] == pytest.approx(1.0 - np.cos(np.deg2rad(found["degrees"])), abs=0.1)
+    assert view_sampling(random_rotations(5000, np.random.default_rng(0))).scarce["share"] < 0.01
+
+
+def test_the_centre_of_a_gap_is_farthest_from_what_is_there():
+    axis = np.deg2rad(np.arange(0.0, 180.0, 10.0))
+    ring = np.stack([np.cos(axis), np.sin(axis), 0.0 * axis], axis=1)
+    missing = np.isin(np.arange(18), [4, 5, 6, 12])
+    assert gap(ring, missing) == pytest.approx({"degrees": 20.0, "rot": 50.0, "tilt": 90.0})
+    assert gap(ring, np.ones(18, dtype=bool))["degrees"] == pytest.approx(90.0)

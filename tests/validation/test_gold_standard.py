@@ -168,3 +168,15 @@ def test_a_claim_is_no_finer_than_what_images_were_looked_at_to() -> None:
     assert found.resolution() == pytest.approx(extent / 12.0)
     assert found.resolution(0.5) == pytest.approx(extent / 12.0)
     assert found.resolution(0.95) == pytest.approx(resolution_at(values, 0.95, SIZE, PIXEL))
+
+
+@pytest.mark.parametrize(
+    ("resolved", "finest", "bound"), [(99, 0.0, True), (12, 0.0, False), (14, 12.0, True), (10, 12.0, False)]
+)
+def test_a_resolution_is_a_bound_where_nothing_finer_was_looked_at(
+    resolved: int, finest: float, bound: bool
+) -> None:
+    values = np.where(np.arange(SIZE // 2 + 1) <= resolved, 0.9, 0.0)
+    shortest = SIZE * PIXEL / finest if finest else 0.0
+    found = GoldStandard(SIZE, PIXEL, values, values, 0.0 * values, values, None, finest=shortest)
+    assert found.is_bound is bound

@@ -14,6 +14,7 @@ from cryograd.inspection.conditioning import condition
 from cryograd.inspection.findings import findings
 from cryograd.inspection.images import ImageFacts, examine
 from cryograd.inspection.metadata import describe
+from cryograd.inspection.sample import sampled
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.paths import check_output_file
 from cryograd.selection.write import check_star_output, write_chosen
@@ -46,7 +47,7 @@ def run(config: Inspect) -> dict[str, Any]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=len(particles))
         images = examine(particles, lambda done, n: bar.update(task, completed=done))
-    rings = thon_rings(particles, images.good)
+    rings = thon_rings(particles, sampled(particles, images.good))
     facts = describe(particles) | {
         "inverted": config.invert_contrast,
         "images": images.facts,

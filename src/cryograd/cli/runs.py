@@ -32,8 +32,8 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
     )
     seconds = f"{metrics['wall_seconds']:.0f} s on {metrics['device']}"
     if halves:
-        yield f"{_angstrom(metrics)} by the half maps (FSC 0.143), {seconds}"
-        yield _ending(metrics)
+        yield _claim(metrics, metrics["limited_by"])
+        yield f"{_ending(metrics)}, {seconds}"
         yield f"maps       {output}/volume.mrc, volume_sharpened.mrc"
         yield f"half maps  {output}/half1.mrc, half2.mrc; error of their mean  {output}/standard_error.mrc"
     else:
@@ -46,12 +46,12 @@ def _lines(metrics: dict[str, Any]) -> Iterator[str]:
         share, reached = mean, ""
         if halves:
             single = metrics["classes"][number - 1]
-            share, reached = single["share"], f", {_angstrom(single)}"
+            share, reached = single["share"], f", {_claim(single, metrics['limited_by'])}"
         yield f"class {number}    {output}/class{number}/volume.mrc, {share:.0%} of the particles{reached}"
     yield f"poses      {output}/particles.star"
     yield f"report     {output}/report.html"
     for finding in metrics["findings"]:
-        yield f"! {finding}"
+        yield f"! {finding['text']}"
 
 
 def _ending(metrics: dict[str, Any]) -> str:
@@ -64,6 +64,20 @@ def _ending(metrics: dict[str, Any]) -> str:
     return f"converged after {passes}"
 
 
-def _angstrom(metrics: dict[str, Any]) -> str:
-    resolution = metrics["resolution_fsc143_angstrom"]
-    return "no resolution" if resolution is None else f"{resolution:.2f} Å"
+def _claim(metrics: dict[str, Any], limit: str) -> str:
+    """The resolution of a map, and whether it can be believed.
+
+    Parameters
+    ----------
+    metrics
+        Of the run or a class.
+    limit
+        What the images were not looked at beyond: ``images``, or an option.
+    """
+    resolution, doubt = metrics["resolution_fsc143_angstrom"], metrics["why_not"]
+    doubted = "" if metrics["believed"] else f", not believed: {doubt}"
+    if resolution is None:
+        return f"no resolution by the half maps (FSC 0.143){doubted}"
+    bound = f" or finer (the limit of {'the images' if limit == 'images' else limit})"
+    finer = bound if metrics["resolution_is_bound"] else ""
+    return f"{resolution:.2f} Å{finer} by the half maps (FSC 0.143){doubted}"

@@ -67,6 +67,9 @@ class ParticleRun(Command):
         "random start 1/9 of the box]",
     )
     invert_contrast: bool = option(False, "The protein is dark in the images: invert them.")
+    force: bool = option(
+        False, "Go on where the images contradict their file: dark protein, or a CTF that does not fit them."
+    )
     pixel_size: PositiveFloat | None = option(
         None, "Pixel size in Å, in place of the one in the particle file."
     )

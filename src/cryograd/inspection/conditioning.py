@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from cryograd.data.ctfs import ctf_of
@@ -21,7 +20,7 @@ from cryograd.model.symmetry import group_matrices
 from cryograd.model.voxels import FourierVoxels
 from cryograd.pose.quadrature import viewing_directions
 from cryograd.rotations import FloatArray, healpix_directions, healpix_spacing
-from cryograd.validation.anisotropy import slice_density
+from cryograd.validation.anisotropy import gap, slice_density
 from cryograd.validation.conditioning import FixedPoseHessian, whole_slice
 
 # What is looked at, at most: slices with those of the point group, and the radius in Fourier pixels.
@@ -193,12 +192,7 @@ def _views(coverage: FloatArray) -> dict[str, Any]:
         "gap_direction": None,
     }
     if missing.any():
-        # The missing direction that is farthest from all others.
-        distance, _ = KDTree(vectors[~missing]).query(vectors[missing])
-        facts["gap_degrees"] = float(np.rad2deg(2.0 * np.arcsin(0.5 * distance.max())))
-        x, y, z = vectors[missing][int(np.argmax(distance))]
-        # A direction and its opposite are one.
-        sign = 1.0 if z >= 0.0 else -1.0
-        rot, tilt = np.arctan2(sign * y, sign * x), np.arccos(sign * z)
-        facts["gap_direction"] = {"rot": float(np.rad2deg(rot)), "tilt": float(np.rad2deg(tilt))}
+        largest = gap(vectors, missing)
+        facts["gap_degrees"] = largest.pop("degrees")
+        facts["gap_direction"] = largest
     return facts

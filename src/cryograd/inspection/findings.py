@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cryograd.data.shared_noise import APART
+from cryograd.inspection.given import of_contrast, of_ctf
 
-_AGREES = 0.3
 # Gaps in the directions that are wider than chance leaves them, in degrees.
 _GAP = 10.0
 # Share of the slices of uniform views that a twentieth of the directions may fall short of.
@@ -20,7 +20,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
         *_of_stacks(facts["contradicting_headers"]),
         *_of_metadata(facts),
         *_of_images(facts["images"], facts["inverted"]),
-        *of_ctf(facts["ctf"]),
+        *(objection.finding.text for objection in of_ctf(facts["ctf"])),
         *(of_conditioning(facts["conditioning"]) if facts.get("conditioning") else ()),
     ]
 
@@ -106,9 +106,7 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
             f"{images['masked']} of {images['sampled']} sampled images have no noise outside the particle; "
             "give images that are not masked"
         )
-    if images["contrast"] == "dark":
-        remedy = "leave out --invert-contrast" if inverted else "add --invert-contrast"
-        yield f"the protein is dark in the images; {remedy}"
+    yield from (objection.finding.text for objection in of_contrast(images, inverted))
     if images["contrast"] == "unclear":
         yield "the contrast is unclear: the particles are neither brighter nor darker than the background"
     if not images["normalised"]:
@@ -116,24 +114,6 @@ def _of_images(images: dict[str, Any], inverted: bool) -> Iterator[str]:
             f"the background has mean {images['background_mean']:.3g} and standard deviation "
             f"{images['background_std']:.3g} instead of 0 and 1; images are normalised when they are read"
         )
-
-
-def of_ctf(kinds: list[dict[str, Any]]) -> Iterator[str]:
-    """Objections to the CTF, from the facts of each kind of optics."""
-    for rings in kinds:
-        found, best, factor = rings["agreement"], rings["best_agreement"], rings["best_factor"]
-        if not rings["visible"]:
-            continue
-        if abs(factor - 1.0) > 0.1 and best > max(found + 0.3, 0.5):
-            yield (
-                f"the Thon rings do not fit the CTF (correlation {found:.2f}), but would if the defocus were "
-                f"{factor:.2f} times as large ({best:.2f}); check defocus and pixel size"
-            )
-        elif found < _AGREES:
-            yield (
-                f"the Thon rings do not fit the CTF (correlation {found:.2f}); check defocus, voltage "
-                "and pixel size"
-            )
 
 
 def of_conditioning(facts: dict[str, Any]) -> Iterator[str]:

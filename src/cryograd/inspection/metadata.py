@@ -78,9 +78,14 @@ def _optics(optics: Optics, n: int) -> dict[str, Any]:
     }
 
 
+def mean_underfocus(particles: Particles) -> FloatArray:
+    """Mean underfocus of each particle in Å, shape (n,)."""
+    return 0.5 * (particles.defocus_u + particles.defocus_v)
+
+
 def odd_defocus(particles: Particles) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which particles have no underfocus, and whose defocus is far from all others, each of shape (n,)."""
-    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    mean = mean_underfocus(particles)
     median = np.median(mean)
     # Of a normal distribution the median deviation is 0.67 σ: this is beyond 8 σ, and 2000 Å at least.
     limit = max(12.0 * float(np.median(np.abs(mean - median))), 2000.0)
@@ -89,7 +94,7 @@ def odd_defocus(particles: Particles) -> tuple[NDArray[np.bool_], NDArray[np.boo
 
 def _defocus(particles: Particles) -> dict[str, Any]:
     """Range of defocus, astigmatism and phase shift, and how many values are odd."""
-    mean = 0.5 * (particles.defocus_u + particles.defocus_v)
+    mean = mean_underfocus(particles)
     not_positive, outliers = odd_defocus(particles)
     astigmatism = np.abs(particles.defocus_u - particles.defocus_v)
     return {

@@ -15,11 +15,11 @@ import torch
 
 from cryograd.data.optics import Optics
 from cryograd.data.particles import Particles
+from cryograd.inspection.sample import Sample
 from cryograd.model.ctf import ctf
 from cryograd.rotations import FloatArray
 
-_IMAGES = 2000
-_BIN_IMAGES = 30
+_LEAST_IMAGES, _BIN_IMAGES = 20, 30
 # Rings are seen where two halves of the images correlate more than this, and than so many standard errors of
 # the correlation of noise; and where what is expected differs by this much from bin to bin, as a root mean
 # square: images of one defocus do not tell rings from the molecule's own spectrum.
@@ -31,6 +31,8 @@ _RADIAL_POINTS, _AZIMUTHS = 3, 8
 _TREND_DEGREE = 4
 _LOWEST_RESOLUTION = 40.0
 _FACTORS = np.geomspace(0.2, 5.0, 65)
+# Correlation from which on no other factor on the defocus could fit clearly better: they are not tried.
+_FITS = 0.7
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Rings:
         JSON-able: ``visible`` says whether anything can be said of the CTF, ``agreement`` is the correlation
         of how measured and expected rings move with the defocus, ``reliability`` that of the measured ones in
         two halves of the images, ``best_factor`` the factor on the defocus that fits best and
-        ``best_agreement`` its correlation.
+        ``best_agreement`` its correlation; where the CTF fits well, no other is tried.
     """
 
     frequency: FloatArray
@@ -61,27 +63,25 @@ class Rings:
     facts: dict[str, Any]
 
 
-def thon_rings(particles: Particles, good: np.ndarray, seed: int = 0) -> list[Rings]:
+def thon_rings(particles: Particles, sample: Sample) -> list[Rings]:
     """Compare spectra with CTFs for every kind of optics that has enough images.
 
     Parameters
     ----------
     particles
         Particles with images.
-    good
-        Which of them have an image that is worth averaging, shape (n,).
-    seed
-        Of the choice of images.
+    sample
+        Those of them that were measured.
     """
-    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(good))[:_IMAGES]
     kinds: dict[tuple[float, ...], list[int]] = {}
     for number, optics in enumerate(particles.optics):
         kinds.setdefault(_kind(optics), []).append(number)
     found = []
     for numbers in kinds.values():
-        members = np.sort(chosen[np.isin(particles.optics_index[chosen], numbers)])
-        if len(members) >= 20:
-            found.append(_rings(particles, particles.optics[numbers[0]], members))
+        here = np.isin(particles.optics_index[sample.members], numbers)
+        if np.count_nonzero(here) >= _LEAST_IMAGES:
+            optics = particles.optics[numbers[0]]
+            found.append(_rings(particles, optics, sample.members[here], sample.power[here]))
     return found
 
 
@@ -98,13 +98,13 @@ def _kind(optics: Optics) -> tuple[float, ...]:
     )
 
 
-def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
-    """Rings of images that share their optics."""
+def _rings(particles: Particles, optics: Optics, members: np.ndarray, power: FloatArray) -> Rings:
+    """Rings of images (m,) that share their optics, from their power (m, K)."""
     extent = optics.box_size * optics.pixel_size
     radii = np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
     defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[members]
-    members = members[np.argsort(defocus, kind="stable")]
-    power = _radial_power(particles, members)[:, radii]
+    order = np.argsort(defocus, kind="stable")
+    members, power = members[order], power[order][:, radii]
     n_bins = int(np.clip(len(members) // _BIN_IMAGES, 2, _MAX_BINS))
     bins = np.arange(len(members)) * n_bins // len(members)
     measured = _without_trend(np.log(_bin_means(power, bins)))
@@ -117,39 +117,22 @@ def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
         squares = _squared_ctf(particles, optics, members[standing], radii / extent, factor)
         return _without_trend(_bin_means(squares, bins[standing]))
 
-    scan = [_correlation(measured, expected(factor)) for factor in _FACTORS]
     reliability, right = _correlation(*halves), expected(1.0)
+    agreement = _correlation(measured, right)
+    factors = _FACTORS if agreement < _FITS else np.ones(1)
+    scan = [_correlation(measured, expected(factor)) for factor in factors]
     free = (n_bins - 1) * max(1, len(radii) - _TREND_DEGREE - 1)
     moves = float((right - right.mean(axis=0)).std())
     facts = {
         "images": len(members),
         "visible": bool(reliability > max(_VISIBLE, _SIGNIFICANT / np.sqrt(free)) and moves > _MOVES),
-        "agreement": _correlation(measured, right),
+        "agreement": agreement,
         "reliability": reliability,
-        "best_factor": float(_FACTORS[int(np.argmax(scan))]),
+        "best_factor": float(factors[int(np.argmax(scan))]),
         "best_agreement": float(np.max(scan)),
     }
     mean_defocus = _bin_means(np.sort(defocus)[:, None], bins)[:, 0]
     return Rings(radii / extent, measured, right, mean_defocus, facts)
-
-
-def _radial_power(particles: Particles, members: np.ndarray) -> FloatArray:
-    """Rotationally averaged power spectra of images, shape (n, box // 2)."""
-    rows = []
-    for chunk in np.array_split(members, max(1, len(members) // 256)):
-        images = particles.images(chunk).astype(np.float64)
-        size = images.shape[-1]
-        axis = np.arange(size) - size // 2
-        distance = np.hypot(*np.meshgrid(axis, axis)) / size
-        # Without a taper the jump at the borders leaks over all frequencies.
-        taper = np.cos(0.5 * np.pi * np.clip((distance - 0.35) / 0.15, 0.0, 1.0)) ** 2
-        images -= images.mean(axis=(1, 2), keepdims=True)
-        power = np.abs(np.fft.fft2(images * taper)) ** 2
-        k = np.fft.fftfreq(size, 1.0 / size)
-        shells = np.rint(np.hypot(*np.meshgrid(k, k))).astype(np.int64).ravel()
-        counts = np.bincount(shells)[: size // 2]
-        rows += [np.bincount(shells, p.ravel())[: size // 2] / counts for p in power]
-    return np.array(rows)
 
 
 def _squared_ctf(

@@ -117,7 +117,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         facts.append((f"{last['resolution']:.1f} Å", name))
     if run.metrics is not None:
         if run.metrics.get("resolution_fsc143_angstrom") is not None:
-            facts.insert(0, (f"{run.metrics['resolution_fsc143_angstrom']:.1f} Å", "resolution (FSC 0.143)"))
+            facts.insert(0, _claim(run.metrics))
         facts.append((f"{run.metrics['n_particles']:,}", "particles"))
     facts.append((run.symmetry, "symmetry"))
     facts.append((f"{run.volume.shape[0]} px", f"box, {run.pixel_size:.3g} Å a pixel"))
@@ -126,6 +126,13 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     if run.metrics is not None:
         facts.append((_duration(run.metrics["wall_seconds"]), f"on {run.metrics['device']}"))
     return facts
+
+
+def _claim(metrics: dict[str, Any]) -> tuple[str, str]:
+    """The resolution that a refinement claims, and what is to be thought of it."""
+    bound = " or finer" if metrics.get("resolution_is_bound") else ""
+    doubted = "" if metrics.get("believed", True) else ", not believed"
+    return f"{metrics['resolution_fsc143_angstrom']:.1f} Å{bound}", f"resolution (FSC 0.143){doubted}"
 
 
 def _duration(seconds: float) -> str:

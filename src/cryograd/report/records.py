@@ -62,6 +62,14 @@ class Shared(_Record):
     poses_of_the_file: bool
 
 
+class FindingRecord(_Record):
+    """A finding."""
+
+    key: str
+    text: str
+    doubts: bool
+
+
 class Metrics(_Record):
     """What is looked at of metrics.json."""
 
@@ -69,8 +77,11 @@ class Metrics(_Record):
     wall_seconds: float
     device: str
     symmetry: Symmetries | None = None
-    findings: list[str] = []
+    findings: list[FindingRecord] = []
+    believed: bool = True
+    why_not: str | None = None
     resolution_fsc143_angstrom: float | None = None
+    resolution_is_bound: bool = False
     max_shift_angstrom: float | None = None
     class_populations: list[float] | None = None
     shared: Shared | None = None

@@ -14,7 +14,11 @@ def remarks(run: RunFiles) -> list[str]:
             "The run is not finished: this is the map so far, and the poses are missing. "
             f"Continue it with: cryograd {run.command} -o {run.folder} --resume"
         )
-    found += [f"{finding[0].upper()}{finding[1:]}." for finding in (run.metrics or {}).get("findings", ())]
+    metrics = run.metrics or {}
+    if not metrics.get("believed", True):
+        found.append(f"The claim of this run is not to be believed: {metrics['why_not']}.")
+    texts = [finding["text"] for finding in metrics.get("findings", ())]
+    found += [f"{text[0].upper()}{text[1:]}." for text in texts]
     if run.poses is None:
         return found
     limit = shift_limit(run)

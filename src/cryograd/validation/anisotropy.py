@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from cryograd.fourier import HalfBall, fourier_3d, pack_ball
@@ -32,6 +33,8 @@ _NEAR = np.sin(np.deg2rad(2.0))
 _SLICES_NEAR = 20
 # Slices that are looked at, at most.
 _SLICES = 200_000
+# Share of the slices of uniform views below which a direction is hardly seen.
+_SCARCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,12 @@ class Sampling:
     density: FloatArray
     compensation: float
 
+    @property
+    def scarce(self) -> dict[str, float]:
+        """Directions that are hardly seen: their ``share`` of all, and the largest `gap` that they make."""
+        few = self.density <= max(_SCARCE, float(self.density.min()))
+        return {"share": float(few.mean()), **gap(self.directions, few)}
+
 
 def view_sampling(rotations: FloatArray, symmetry: str = "C1") -> Sampling:
     """Sampling of Fourier space by views, and the factor by which uneven views lower the SSNR.
@@ -167,6 +176,35 @@ def view_sampling(rotations: FloatArray, symmetry: str = "C1") -> Sampling:
     density = slice_density(views, directions, near)
     counted = np.maximum(density + 1.0 / (len(views) * near), 1.0 / _SLICES_NEAR)
     return Sampling(directions, density, min(1.0, float(1.0 / np.mean(1.0 / counted))))
+
+
+def gap(directions: FloatArray, missing: NDArray[np.bool_]) -> dict[str, float]:
+    """The largest gap that missing directions make.
+
+    Parameters
+    ----------
+    directions
+        Unit vectors (m, 3); a direction and its opposite are one.
+    missing
+        Which of them are missing, at least one, shape (m,).
+
+    Returns
+    -------
+    dict
+        ``degrees`` from its centre to the nearest direction that is there, and ``rot`` and ``tilt`` of the
+        centre in degrees.
+    """
+    distance = np.full(np.count_nonzero(missing), np.sqrt(2.0))
+    if not missing.all():
+        # The missing direction that is farthest from all others.
+        distance, _ = KDTree(directions[~missing]).query(directions[missing])
+    x, y, z = directions[missing][int(np.argmax(distance))]
+    sign = 1.0 if z >= 0.0 else -1.0
+    return {
+        "degrees": float(np.rad2deg(2.0 * np.arcsin(0.5 * distance.max()))),
+        "rot": float(np.rad2deg(np.arctan2(sign * y, sign * x))),
+        "tilt": float(np.rad2deg(np.arccos(sign * z))),
+    }
 
 
 def slice_density(views: FloatArray, directions: FloatArray, near: float) -> FloatArray:

@@ -23,6 +23,8 @@ _MASK_LIMIT = 0.15
 # Standard error of a shell's correlation that is aimed at, random draws of phases and shells on either side
 # that it is averaged over for that at most, and independent coefficients from which on it says so much.
 _STANDARD_ERROR, _MOST_DRAWS, _NEIGHBOURS, _TELLING = 0.05, 8, 1, 25.0
+# Times the finest resolution that images were looked at to, below which the resolution is a bound.
+_AT_LIMIT = 1.01
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class GoldStandard:
         """Resolution in Å at which `correlation` first falls below a threshold, at most the finest."""
         found = resolution_at(self.correlation, threshold, self.box, self.pixel_size)
         return None if found is None else max(found, self.finest)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the maps agree as finely as was looked, so that their resolution may be finer yet."""
+        found = self.resolution()
+        return found is not None and bool(found < _AT_LIMIT * max(self.finest, 2.0 * self.pixel_size))
 
 
 def gold_standard(
