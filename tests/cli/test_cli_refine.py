@@ -228,9 +228,7 @@ def test_reconstruction_from_a_random_start(
     assert metrics["shared"]["start_map"] == ("own" if options else "of all particles")
     assert tree(tmp_path / "run") == FILES
     truth = json.loads(
-        cryograd_command(
-            "compare", tmp_path / "run/volume.mrc", small / "truth.mrc", "--flip-hand", "--json"
-        ).out
+        cryograd_command("compare", tmp_path / "run/volume.mrc", small / "truth.mrc", "--json").out
     )
     assert truth["resolution_fsc05_angstrom"] < 22.0
 

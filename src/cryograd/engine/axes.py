@@ -22,8 +22,8 @@ from cryograd.validation.symmetry_search import find_symmetry
 # Voxels along the side of the box in which maps are looked at; no finer than six Fourier pixels.
 _SIZE = 32
 # The least correlation of a map with itself turned that is taken. On its axes a map whose half maps would
-# correlate by 0.5 at 40 Å has 0.82 or more, and 10° off 0.65 or more, from where images bring it back; 20° off
-# it has 0.54 or less, anywhere else 0.45. Balls have 0.97 anywhere, and may be started from.
+# correlate by 0.5 at 40 Å has 0.82 or more, and 10° off 0.65 or more, from where images bring it back; 20°
+# off it has 0.54 or less, anywhere else 0.45. Balls have 0.97 anywhere, and may be started from.
 _LEAST = 0.6
 # What a group about other axes has at least to be named.
 _CONVINCING = 0.8
