@@ -148,7 +148,10 @@ def test_wrong_options_are_refused(
             "cryograd.simulate, did you mean particles",
         ),
         (lambda: cryograd.select("a.star", excluded="b"), "cryograd.select, did you mean exclude?"),
-        (lambda: cryograd.compare("a.mrc", "b.mrc", flip=True), "cryograd.compare, did you mean flip_hand?"),
+        (
+            lambda: cryograd.compare("a.mrc", "b.mrc", mask_radios=9),
+            "cryograd.compare, did you mean mask_radius?",
+        ),
     ],
 )
 def test_every_function_names_the_nearest_option(function: Callable[[], Any], nearest: str) -> None:

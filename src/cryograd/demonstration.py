@@ -61,8 +61,8 @@ def _demonstrated(config: Demo, source: Path, folder: RunFolder) -> dict[str, An
         device=config.device,
     )
     truth = folder.path / "truth.mrc"
-    maps = library.compare(folder.volume, source / "truth.mrc", flip_hand=True, output=truth).figures
-    poses = library.compare(particles, folder.particles, symmetry=SYMMETRY, flip_hand=True).figures
+    maps = library.compare(folder.volume, source / "truth.mrc", output=truth).figures
+    poses = library.compare(particles, folder.particles, symmetry=SYMMETRY).figures
     write_text(folder.path / "comparison.json", json.dumps({"maps": maps, "poses": poses}, indent=2) + "\n")
     report = str(build_report(folder.path))
     metrics = result.metrics | {"output": str(folder.path)}

@@ -26,6 +26,7 @@ from torch import Tensor
 from cryograd.config import Abinitio, HalfSetRun, ParticleRun, Reconstruct, Refine
 from cryograd.data.particles import Particles
 from cryograd.draws import Stream, generator
+from cryograd.engine.axes import refuse_off_axes
 from cryograd.engine.between import SYMMETRY_RADIUS, brought_together, leave_centred, leave_maps, refuse_empty
 from cryograd.engine.frame import (
     Frame,
@@ -146,6 +147,8 @@ def refine(
     # A map that cannot be read is refused before the images are.
     starts = list(volumes) or [Map.read(path) for path in config.volume]
     second_start = None if config.second_volume is None else Map.read(config.second_volume)
+    for start, name in _imposed(config, starts, second_start):
+        refuse_off_axes(start, particles, config, name)
     images = _read(particles, config, final, reading)
     frame = Frame.of(images, config)
     poses = poses_of_file(particles, config, frame.max_shift)
@@ -153,11 +156,11 @@ def refine(
     radius = _first_radius(particles, config, divides)
 
     def given() -> list[Tensor]:
-        return [brought_in(start, images, frame.mask) for start in starts]
+        return [brought_in(start, images.extent, frame.mask) for start in starts]
 
     def first(run: Run, behind: Behind) -> State:
         maps = _in_box(behind.maps[-1], images.size) if divides else given()
-        second = maps if second_start is None else [brought_in(second_start, images, frame.mask)]
+        second = maps if second_start is None else [brought_in(second_start, images.extent, frame.mask)]
         return halves_state(run, config, [maps, second], poses)
 
     halves = Part(
@@ -312,6 +315,17 @@ def _read(particles: Particles, config: ParticleRun, finest: float, reading: Rea
     diameter = particle_diameter(particles, config)
     size = quick_size(finest, max(optics.box_size for optics in particles.optics))
     return read_images(particles, size, particles.extent, diameter, chosen_device(config.device), reading)
+
+
+def _imposed(config: Refine, starts: Sequence[Map], second: Map | None) -> Iterator[tuple[Map, str]]:
+    """The maps that half-sets start from, with each point group that is imposed on them."""
+    symmetries = symmetries_of(config)
+    if len(starts) == len(symmetries):
+        yield from zip(starts, symmetries, strict=True)
+    else:
+        yield from ((starts[0], name) for name in dict.fromkeys(symmetries))
+    if second is not None:
+        yield second, symmetries[0]
 
 
 def _first_radius(particles: Particles, config: HalfSetRun, divided: bool) -> float:

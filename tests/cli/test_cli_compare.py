@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from cryograd.data.mrc import read_map, write_map
 from cryograd.data.read import read_particles
 from cryograd.data.star import read_star, write_particles_star, write_star
+from cryograd.rotations import random_rotations
 from cryograd.validation.alignment import transform_map
 
 from .conftest import tree
@@ -30,6 +31,11 @@ def lumps() -> np.ndarray:
     ):
         density += height * np.exp(-0.5 * ((x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2) / 2.0**2)
     return density.astype(np.float32)
+
+
+def mirrored(density: np.ndarray) -> np.ndarray:
+    """The density with z mirrored about the centre."""
+    return np.roll(density[::-1], 1, axis=0)
 
 
 @pytest.fixture
@@ -59,17 +65,28 @@ def test_maps_are_compared_after_alignment(
     assert np.corrcoef(aligned.ravel(), lumps().ravel())[0, 1] > 0.99
 
 
-def test_the_mirror_image_needs_flip_hand(
+def test_a_map_of_the_other_hand_is_mirrored_and_said_to_be(
     maps: tuple[Path, Path], cryograd_command: Callable, tmp_path: Path
 ) -> None:
-    write_map(tmp_path / "mirror.mrc", np.roll(lumps()[::-1], 1, axis=0), PIXEL_SIZE)
-    plain = json.loads(cryograd_command("compare", maps[0], tmp_path / "mirror.mrc", "--json").out)
-    flipped = json.loads(
-        cryograd_command("compare", maps[0], tmp_path / "mirror.mrc", "--flip-hand", "--json").out
-    )
-    assert not plain["hand_flipped"]
-    assert flipped["hand_flipped"]
-    assert flipped["correlation"] > 0.99 > plain["correlation"]
+    mirror = tmp_path / "mirror.mrc"
+    write_map(mirror, mirrored(lumps()), PIXEL_SIZE)
+    found = json.loads(cryograd_command("compare", maps[0], mirror, "--json").out)
+    assert found["hand_flipped"] is True
+    assert found["correlation"] > 0.99
+    assert "opposite hands: the second was mirrored" in cryograd_command("compare", maps[0], mirror).out
+
+
+def test_a_hand_that_maps_do_not_tell_is_kept(cryograd_command: Callable, tmp_path: Path) -> None:
+    """A map is nearly its own mirror image, which correlates better with what was mirrored."""
+    map_of_both = lumps() + 0.9 * mirrored(lumps())
+    one, other, aligned = (tmp_path / f"{name}.mrc" for name in ("one", "other", "aligned"))
+    write_map(one, map_of_both, PIXEL_SIZE)
+    write_map(other, mirrored(map_of_both), PIXEL_SIZE)
+    said = cryograd_command("compare", one, other, "-o", aligned).out
+    assert "hands that cannot be told apart: the second was not mirrored" in said
+    difference = np.abs(read_map(aligned)[0] - mirrored(map_of_both)).max()
+    assert difference < 0.02 < np.abs(map_of_both - mirrored(map_of_both)).max()
+    assert json.loads(cryograd_command("compare", one, other, "--json").out)["hand_flipped"] is None
 
 
 def test_the_text_names_the_resolution(maps: tuple[Path, Path], cryograd_command: Callable) -> None:
@@ -121,6 +138,30 @@ def test_poses_are_matched_by_image(simulated: Path, cryograd_command: Callable,
     assert found["n_particles"] == 24
     assert found["median_angle_degrees"] == pytest.approx(4.0, abs=1.0)
     assert found["median_shift_angstrom"] == pytest.approx(3.0, abs=1.0)
+
+
+def test_poses_of_the_other_hand_are_mirrored_and_said_to_be(
+    simulated: Path, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    other = moved_poses(simulated, tmp_path / "other.star", degrees=2.0, shift=0.0)
+    particles, flip = read_particles(other), np.diag([1.0, 1.0, -1.0])
+    assert particles.rotations is not None
+    write_particles_star(other, particles, flip @ particles.rotations @ flip, particles.shifts)
+    found = json.loads(cryograd_command("compare", simulated / "particles.star", other, "--json").out)
+    assert found["hand_flipped"] is True
+    assert found["median_angle_degrees"] == pytest.approx(2.0, abs=1.0)
+    said = cryograd_command("compare", simulated / "particles.star", other).out
+    assert "opposite hands: the second was mirrored" in said
+
+
+def test_poses_of_other_particles_tell_no_hand(
+    simulated: Path, cryograd_command: Callable, tmp_path: Path
+) -> None:
+    particles = read_particles(simulated / "particles.star")
+    elsewhere = random_rotations(len(particles), np.random.default_rng(1))
+    write_particles_star(tmp_path / "other.star", particles, elsewhere, particles.shifts)
+    files = simulated / "particles.star", tmp_path / "other.star"
+    assert json.loads(cryograd_command("compare", *files, "--json").out)["hand_flipped"] is None
 
 
 def two_sessions(simulated: Path, folder: Path) -> Path:

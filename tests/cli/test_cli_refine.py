@@ -208,9 +208,7 @@ def test_half_sets_may_have_random_starts_of_their_own(
     assert metrics["shared"]["start_map"] == "own"
     assert tree(tmp_path / "run") == FILES
     truth = json.loads(
-        cryograd_command(
-            "compare", tmp_path / "run/volume.mrc", small / "truth.mrc", "--flip-hand", "--json"
-        ).out
+        cryograd_command("compare", tmp_path / "run/volume.mrc", small / "truth.mrc", "--json").out
     )
     assert truth["resolution_fsc05_angstrom"] < 22.0
 

@@ -45,6 +45,7 @@ def test_recovers_rotation_shift_and_hand(flipped, noise):
     result = align(moving, reference)
     angle, distance = errors(result, matrix, shift)
     assert result.hand_flipped is flipped
+    assert result.hand_margin > 0.1
     assert np.linalg.det(result.rotation) == pytest.approx(1.0)
     assert angle < (0.5 if noise else 0.1)
     assert distance < (0.1 if noise else 0.02)

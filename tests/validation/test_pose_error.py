@@ -41,6 +41,7 @@ def test_perfect_poses_in_another_frame_have_no_error(symmetry, flipped):
     arguments, frame, offset, _ = estimates(symmetry, flipped, spread=0.0, outliers=0.0)
     error = pose_error(*arguments)
     assert error.hand_flipped is flipped
+    assert error.hand_margin > 0.5
     assert np.rad2deg(error.angles.max()) < 1e-3
     assert frame_error(arguments[-1], frame, error.rotation) < 1e-3
     if symmetry == "C1":

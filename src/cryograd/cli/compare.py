@@ -5,6 +5,12 @@ from typing import Any
 from cryograd.config import Compare
 from cryograd.validation.comparison import compared
 
+_HANDS = {
+    False: "the same hand",
+    True: "opposite hands: the second was mirrored",
+    None: "hands that cannot be told apart: the second was not mirrored",
+}
+
 
 def run(config: Compare) -> dict[str, Any]:
     """Compare what the two files hold."""
@@ -13,11 +19,12 @@ def run(config: Compare) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> str:
     """The comparison as text."""
-    hand = "the other hand" if result["hand_flipped"] else "the same hand"
+    hand = _HANDS[result["hand_flipped"]]
     if result["kind"] == "poses":
         return "\n".join(
             [
-                f"{result['n_particles']} particles in common by {result['matched_by']}, {hand}",
+                f"{result['n_particles']} particles in common by {result['matched_by']}",
+                hand,
                 f"orientations differ by {result['median_angle_degrees']:.2f}° in the median",
                 f"shifts differ by {result['median_shift_angstrom']:.2f} Å in the median",
             ]
@@ -28,7 +35,8 @@ def summary(result: dict[str, Any]) -> str:
         f"resolution {_angstrom(result['resolution_fsc05_angstrom'])} at FSC 0.5, "
         f"{_angstrom(result['resolution_fsc143_angstrom'])} at FSC 0.143",
         f"correlation {result['correlation']:.3f}",
-        f"aligned with {hand}, rotation vector ({rotation})°, shift ({shift}) Å",
+        hand,
+        f"aligned by the rotation vector ({rotation})° and the shift ({shift}) Å",
     ]
     return "\n".join([*lines, f"aligned map  {result['output']}"] if result["output"] else lines)
 

@@ -111,7 +111,7 @@ class Compare(Command):
     """Compare two maps after aligning them, or the poses of two particle files."""
 
     examples = (
-        "cryograd compare run1/volume.mrc reference.mrc --flip-hand -o aligned.mrc",
+        "cryograd compare run1/volume.mrc reference.mrc -o aligned.mrc",
         "cryograd compare run1/particles.star run2/particles.star --symmetry D2",
     )
 
@@ -121,7 +121,6 @@ class Compare(Command):
     mask_radius: PositiveFloat | None = option(
         None, "Radius in Å of a soft spherical mask on both maps. [default: 0.45 of the box]"
     )
-    flip_hand: bool = option(False, "Also try the mirror image of the second map and keep the better.")
     output: Path | None = option(None, "File (.mrc) for the second map, aligned to the first.", short="-o")
     overwrite: bool = option(False, "Replace the output file if it is there already.")
     seed: NonNegativeInt = option(0, "Seed of all random choices.")

@@ -48,7 +48,7 @@ class Frame:
         """The frame of images at their sampling."""
         size, extent = images.size, images.extent
         radius = 0.5 * images.diameter / extent * size
-        mask = _solvent_mask(config, size, extent, radius).to(images.device)
+        mask = solvent_mask(config, size, extent, radius).to(images.device)
         return Frame(mask, radius, 0.2 * extent if config.max_shift is None else config.max_shift)
 
 
@@ -110,9 +110,9 @@ def corner_noise(images: ImageStore, radius: float, members: np.ndarray) -> Nois
     return noise_from_corners(values, torch.as_tensor(groups[sample], device=images.device), count, limit)
 
 
-def brought_in(given: Map, images: ImageStore, mask: Tensor) -> Tensor:
-    """A given map at the working sampling (W, W, W), inside the mask."""
-    masked = _at_sampling(given, images.size, images.extent, "map").to(mask) * mask
+def brought_in(given: Map, extent: float, mask: Tensor) -> Tensor:
+    """A given map inside a mask (W, W, W) and at its sampling; the side of the particles' box is in Å."""
+    masked = _at_sampling(given, len(mask), extent, "map").to(mask) * mask
     if not masked.any():
         raise CryogradError("the map is empty inside the mask", given.source, "give a map with density")
     return masked
@@ -157,6 +157,18 @@ def mask_of(state: State, particles: Particles) -> NDArray[np.float32]:
     return np.clip(full, 0.0, 1.0)
 
 
+def solvent_mask(config: ParticleRun, size: int, extent: float, radius: float) -> Tensor:
+    """The given mask at the working sampling, or a soft sphere."""
+    if config.mask is None:
+        return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
+    mask = _at_sampling(Map.read(config.mask), size, extent, "mask").clamp(0.0, 1.0)
+    if float(mask.max()) < 0.5:
+        raise CryogradError(
+            "the mask is empty", config.mask, "give a mask that is 1 where the molecule may be"
+        )
+    return mask
+
+
 def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:
     """Refuse lengths that do not fit the box."""
     limits = [
@@ -171,15 +183,3 @@ def _refuse_lengths(config: ParticleRun, extent: float, pixel: float) -> None:
                 config.particles,
                 f"give {least:.3g} to {most:.3g} Å",
             )
-
-
-def _solvent_mask(config: ParticleRun, size: int, extent: float, radius: float) -> Tensor:
-    """The given mask at the working sampling, or a soft sphere."""
-    if config.mask is None:
-        return torch.as_tensor(np.asarray(soft_sphere(size, radius, 5.0)), dtype=torch.float32)
-    mask = _at_sampling(Map.read(config.mask), size, extent, "mask").clamp(0.0, 1.0)
-    if float(mask.max()) < 0.5:
-        raise CryogradError(
-            "the mask is empty", config.mask, "give a mask that is 1 where the molecule may be"
-        )
-    return mask

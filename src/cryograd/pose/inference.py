@@ -13,6 +13,7 @@ from cryograd.fourier import HalfDisc
 from cryograd.model.projection import Projector, slice_points
 from cryograd.model.shift import shift_phases
 from cryograd.pose.known import Known
+from cryograd.pose.offsets import offsets
 from cryograd.pose.posterior import (
     Batch,
     Cells,
@@ -24,7 +25,6 @@ from cryograd.pose.posterior import (
     evaluate_exhaustive,
     evaluate_local,
     local_statistics,
-    mean_shifts,
     most_probable,
     rotation_entropy,
 )
@@ -254,9 +254,10 @@ class PoseInference:
         probabilities, best = most_probable(rotation)
         rows = torch.arange(len(rotation), device=rotation.device)[:, None]
         weight = log_cell_weight(cells, search.rotations, search.shifts)
+        frequencies = self._frequencies(HalfDisc(search.levels[-1].radius), rotation.device)
         return Poses(
             cells.rotations[rows, best],
-            mean_shifts(local.joint, cells.shifts, best),
+            offsets(local, cells, best, frequencies),
             probabilities,
             local.log_evidence + batch.log_norm + weight,
             rotation_entropy(rotation),

@@ -77,8 +77,8 @@ class Poses:
     Parameters
     ----------
     top_rotations, top_shifts
-        The most probable rotations (B, R, 3, 3), best first, and the origin offset (B, R, 2) in Å at each:
-        the mean there, or the most probable one of all where only the shared grid was used.
+        The most probable rotations (B, R, 3, 3), best first, and the most probable origin offset (B, R, 2)
+        in Å at each; that of all rotations where only the shared grid was used.
     top_probabilities
         Their responsibilities, shape (B, R); 0 where an image has fewer candidates.
     log_evidence

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from cryograd.model.projection import Projector
+from cryograd.pose.offsets import offsets
 from cryograd.pose.posterior import (
     Batch,
     Cells,
     LocalPosterior,
     Poses,
     evaluate_local,
-    mean_shifts,
     most_probable,
     rotation_entropy,
 )
@@ -157,10 +157,12 @@ def evaluate_sampled(
     by_rotation = by_count - math.log(len(quadrature.angles) * len(quadrature.in_plane))
     by_shift = torch.as_tensor(log_shift[None], **like)
     local = evaluate_local(batch, cells, grid, projector, points, frequencies, by_rotation, by_shift)
-    return Sampled(cells, local, _poses(batch, cells, local, by_count))
+    return Sampled(cells, local, _poses(batch, cells, local, by_count, frequencies))
 
 
-def _poses(batch: Batch, cells: Cells, local: LocalPosterior, log_count: Tensor) -> Poses:
+def _poses(
+    batch: Batch, cells: Cells, local: LocalPosterior, log_count: Tensor, frequencies: Tensor
+) -> Poses:
     """Best poses, evidence and entropy of one image.
 
     ``log_count`` (1, M) is the log of how many rotations of the quadrature each drawn one stands for.
@@ -169,7 +171,7 @@ def _poses(batch: Batch, cells: Cells, local: LocalPosterior, log_count: Tensor)
     probabilities, best = most_probable(rotation * (-log_count).exp())
     return Poses(
         cells.rotations[:, best[0]],
-        mean_shifts(local.joint, cells.shifts, best),
+        offsets(local, cells, best, frequencies),
         probabilities,
         local.log_evidence + batch.log_norm,
         rotation_entropy(rotation) + (rotation * log_count).sum(dim=1),

@@ -46,6 +46,8 @@ class Alignment:
         Translation s (x, y, z) in Å, after the rotation.
     hand_flipped
         Whether z is mirrored before the rotation.
+    hand_margin
+        By how much the correlation is above that with the other hand; 0 where only one was tried.
     correlation
         Normalised correlation of the Fourier coefficients up to ``radius``, DC excluded, with shells weighted
         by how well they agree.
@@ -58,6 +60,7 @@ class Alignment:
     rotation: FloatArray
     shift: FloatArray
     hand_flipped: bool
+    hand_margin: float
     correlation: float
     radius: float
     volume: NDArray[np.float32]
@@ -331,6 +334,13 @@ def align(
     leader = applied(max(candidates, key=lambda c: c.score))
     agreement = fsc(leader, target.numpy())[1]
     final = _Comparison(source, target, ratio, _agreeing_radius(agreement, limit), agreement)
-    best = max((_maximise(final, c) for c in candidates), key=lambda c: c.score)
-    shift = best.shift * reference_pixel_size
-    return Alignment(best.rotation, shift, best.flipped, best.score, final.radius, applied(best))
+    best, *others = sorted((_maximise(final, c) for c in candidates), key=lambda c: -c.score)
+    return Alignment(
+        rotation=best.rotation,
+        shift=best.shift * reference_pixel_size,
+        hand_flipped=best.flipped,
+        hand_margin=best.score - others[0].score if others else 0.0,
+        correlation=best.score,
+        radius=final.radius,
+        volume=applied(best),
+    )

@@ -44,6 +44,8 @@ class PoseError:
         s (x, y, z) in Å, the point of the true molecule that is the reconstruction's origin.
     hand_flipped
         Whether the reconstruction is the mirror image of the true molecule.
+    hand_margin
+        How much more support this hand has than the other, as a part of all particles; 0 if it was given.
     """
 
     angles: FloatArray
@@ -51,6 +53,7 @@ class PoseError:
     rotation: FloatArray
     offset: FloatArray
     hand_flipped: bool
+    hand_margin: float
 
     @property
     def median_angle(self) -> float:
@@ -155,7 +158,7 @@ def pose_error(
         estimated = _MIRROR_Z @ estimated_rotations @ _MIRROR_Z if flipped else estimated_rotations
         frame, votes = _global_rotation(true_rotations, estimated, group, np.random.default_rng(seed))
         candidates.append((votes, flipped, frame, estimated))
-    _, flipped, frame, estimated = max(candidates, key=lambda c: c[0])
+    (votes, flipped, frame, estimated), *others = sorted(candidates, key=lambda c: -c[0])
     matched = _equivalent(true_rotations, estimated, group, frame)
     differences = true_shifts - estimated_shifts
     offset = _offset(matched, differences)
@@ -165,4 +168,5 @@ def pose_error(
         rotation=frame,
         offset=offset,
         hand_flipped=flipped,
+        hand_margin=votes - others[0][0] if others else 0.0,
     )
