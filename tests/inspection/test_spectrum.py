@@ -49,6 +49,15 @@ def test_a_wrong_defocus_does_not_fit_and_the_factor_is_found(particles: Particl
     assert found["best_agreement"] > 0.8
 
 
+@pytest.mark.parametrize(("size", "said"), [(1.02, "% too large"), (0.98, "% too small"), (1.0, "")])
+def test_a_pixel_size_that_is_nearly_right_is_said(particles: Particles, size: float, said: str) -> None:
+    (optics,) = particles.optics
+    wrong = replace(particles, optics=(replace(optics, pixel_size=size * optics.pixel_size),))
+    found = list(of_ctf([facts(wrong)]))
+    assert [one.key for one in found] == ["ctf_slightly_off"] * bool(said)
+    assert all(said in one.what and not one.certain and not one.finding.doubts for one in found)
+
+
 def test_defocus_values_of_other_particles_do_not_fit(particles: Particles) -> None:
     other = particles.select(np.random.default_rng(0).permutation(N))
     mixed = replace(particles, defocus_u=other.defocus_u, defocus_v=other.defocus_v)

@@ -54,7 +54,7 @@ def of_poses(metrics: dict[str, Any]) -> Iterator[Finding]:
             "the images hardly tell their orientations, of which the best has a probability of "
             f"{metrics['max_probability_mean']:.1%} in the mean: the half maps may agree on what all of them "
             "share, and their resolution may not be that of the molecule; compare the map with that of "
-            "another --seed",
+            "another --seed, and begin a small or hollow molecule at a finer --start-resolution",
             doubts=True,
         )
     if metrics["n_junk"]:

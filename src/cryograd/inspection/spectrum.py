@@ -30,7 +30,7 @@ _BIN_CTFS = 10
 _RADIAL_POINTS, _AZIMUTHS = 3, 8
 _TREND_DEGREE = 4
 _LOWEST_RESOLUTION = 40.0
-_FACTORS = np.geomspace(0.2, 5.0, 65)
+_FACTORS, _NEAR = np.geomspace(0.2, 5.0, 65), np.geomspace(0.9, 1.0 / 0.9, 11)
 # Correlation from which on no other factor on the defocus could fit clearly better: they are not tried.
 _FITS = 0.7
 
@@ -119,7 +119,7 @@ def _rings(particles: Particles, optics: Optics, members: np.ndarray, power: Flo
 
     reliability, right = _correlation(*halves), expected(1.0)
     agreement = _correlation(measured, right)
-    factors = _FACTORS if agreement < _FITS else np.ones(1)
+    factors = _FACTORS if agreement < _FITS else _NEAR
     scan = [_correlation(measured, expected(factor)) for factor in factors]
     free = (n_bins - 1) * max(1, len(radii) - _TREND_DEGREE - 1)
     moves = float((right - right.mean(axis=0)).std())
