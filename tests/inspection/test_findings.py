@@ -37,7 +37,14 @@ FACTS = {
         "normalised": True,
     },
     "ctf": [
-        {"visible": True, "reliability": 0.9, "agreement": 0.8, "best_factor": 1.0, "best_agreement": 0.8}
+        {
+            "visible": True,
+            "images": 1000,
+            "reliability": 0.9,
+            "agreement": 0.8,
+            "best_factor": 1.0,
+            "best_agreement": 0.8,
+        }
     ],
 }
 

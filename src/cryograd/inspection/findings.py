@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cryograd.data.shared_noise import APART
-from cryograd.inspection.given import of_contrast, of_ctf
+from cryograd.inspection.given import of_contrast, of_ctf, of_headers
 
 # Gaps in the directions that are wider than chance leaves them, in degrees.
 _GAP = 10.0
@@ -17,7 +17,7 @@ def findings(facts: dict[str, Any]) -> list[str]:
     """Sentences about what looks wrong, and what to do, from the facts of `inspect`."""
     return [
         *_of_optics(facts),
-        *_of_stacks(facts["contradicting_headers"]),
+        *(objection.finding.text for objection in of_headers(facts["contradicting_headers"])),
         *_of_metadata(facts),
         *_of_images(facts["images"], facts["inverted"]),
         *(objection.finding.text for objection in of_ctf(facts["ctf"])),
@@ -42,15 +42,6 @@ def _of_optics(facts: dict[str, Any]) -> Iterator[str]:
     sizes = {(group["box_size"], group["pixel_size"]) for group in facts["optics_groups"]}
     if len(sizes) > 1:
         yield "optics groups differ in box or pixel size; they are brought to one sampling"
-
-
-def _of_stacks(stacks: list[dict[str, Any]]) -> Iterator[str]:
-    """Objections to headers that contradict the particle file."""
-    for found in stacks:
-        yield (
-            f"{found['stacks']} stack headers such as that of {found['first']} say {found['header']:.4g} Å "
-            f"per pixel, and the particle file {found['file']:.4g} Å; give --pixel-size if the file is wrong"
-        )
 
 
 def _of_metadata(facts: dict[str, Any]) -> Iterator[str]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from cryograd.data.mrc import read_header
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.inspection.finding import Finding
 from cryograd.inspection.images import contrast
-from cryograd.inspection.metadata import mean_underfocus
+from cryograd.inspection.metadata import contradicting_headers, mean_underfocus
 from cryograd.inspection.sample import Sample
 from cryograd.inspection.spectrum import thon_rings
 
@@ -68,6 +69,7 @@ def objections(particles: Particles, sample: Sample) -> list[Objection]:
     return [
         *of_contrast(contrast(sample.brightness), particles.invert_contrast),
         *of_underfocus(particles),
+        *of_headers(contradicting_headers(particles, [read_header(path) for path in particles.stacks])),
         *of_ctf([kind.facts for kind in thon_rings(particles, sample)]),
     ]
 
@@ -111,6 +113,19 @@ def of_underfocus(particles: Particles) -> Iterator[Objection]:
             "defocus_unit",
             f"the defocus is at most {np.max(defocus):.3g} Å, as if it were in µm",
             "give rlnDefocusU and rlnDefocusV in Å",
+        )
+
+
+def of_headers(stacks: Sequence[dict[str, Any]]) -> Iterator[Objection]:
+    """Pixel sizes of stacks that contradict the particle file, as `contradicting_headers` lists them."""
+    for found in stacks:
+        yield Objection(
+            "pixel_size_contradicted",
+            f"{found['stacks']} stack headers such as that of {found['first']} say {found['header']:.4g} Å "
+            f"per pixel, and the particle file {found['file']:.4g} Å",
+            "give --pixel-size if the file is wrong",
+            certain=False,
+            doubts=False,
         )
 
 

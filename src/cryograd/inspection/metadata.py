@@ -35,14 +35,14 @@ def describe(particles: Particles) -> dict[str, Any]:
         "half_sets": _half_sets(particles),
         "stacks": len(particles.stacks),
         "stack_types": sorted({str(header.dtype) for header in headers}),
-        "contradicting_headers": _contradictions(particles, headers),
+        "contradicting_headers": contradicting_headers(particles, headers),
         "duplicates": len(particles) - len(np.unique(particles.image_number)),
         "picked_twice": len(np.unique(particles.image_number)) - len(np.unique(noise_number(particles))),
     }
 
 
-def _contradictions(particles: Particles, headers: Sequence[MrcHeader]) -> list[dict[str, Any]]:
-    """Pixel sizes of stack headers that are far from the particle file's: how many stacks have each pair.
+def contradicting_headers(particles: Particles, headers: Sequence[MrcHeader]) -> list[dict[str, Any]]:
+    """Pixel sizes of headers of stacks that are far from the file's: how many stacks have each pair.
 
     A size of 0 or 1 Å is what programs write that do not know it, and sizes differ a little where one of the
     two has been calibrated.
