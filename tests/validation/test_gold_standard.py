@@ -180,3 +180,14 @@ def test_a_resolution_is_a_bound_where_nothing_finer_was_looked_at(
     shortest = SIZE * PIXEL / finest if finest else 0.0
     found = GoldStandard(SIZE, PIXEL, values, values, 0.0 * values, values, None, finest=shortest)
     assert found.is_bound is bound
+
+
+def test_the_step_at_the_end_of_a_start_is_not_smoothed_away():
+    """Where noise follows on a start the first shell of it claims nothing of the last one of the start."""
+    cut = 6
+    start = filtered(molecule(SIZE, 10, 2000), np.where(np.arange(2 * SIZE) <= cut, 1.0, 0.0))
+    rng = np.random.default_rng(0)
+    pair = [start + rng.normal(0, 0.5 * start.std(), start.shape) for _ in range(2)]
+    plain, averaged = (gold_standard(*pair, ball(SIZE, 20), PIXEL, 0, order=order) for order in (None, 1))
+    assert plain.corrected[cut] > 0.5 > plain.corrected[cut + 1]
+    assert averaged.resolution() == pytest.approx(plain.resolution(), rel=0.05)

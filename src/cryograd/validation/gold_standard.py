@@ -23,6 +23,8 @@ _MASK_LIMIT = 0.15
 # Standard error of a shell's correlation that is aimed at, random draws of phases and shells on either side
 # that it is averaged over for that at most, and independent coefficients from which on it says so much.
 _STANDARD_ERROR, _MOST_DRAWS, _NEIGHBOURS, _TELLING = 0.05, 8, 1, 25.0
+# Standard errors by which shells differ that are not averaged.
+_DIFFERS = 2.0
 # Times the finest resolution that images were looked at to, below which the resolution is a bound.
 _AT_LIMIT = 1.01
 
@@ -157,12 +159,16 @@ def _of_noise(
 def _averaged(curve: FloatArray, free: FloatArray) -> FloatArray:
     """A curve whose shells, by their independent coefficients, are averaged with those on either side.
 
-    So few that they say nothing are left: a shell without signal could not be told from their errors.
+    So few that they say nothing are left: a shell without signal could not be told from their errors. So are
+    shells beside one that differs by more than errors do: at the radius of a start a curve falls at once.
     """
     found = curve.copy()
     for shell in range(_NEIGHBOURS, len(curve) - _NEIGHBOURS):
         around = slice(shell - _NEIGHBOURS, shell + _NEIGHBOURS + 1)
-        if _TELLING <= free[shell] < _STANDARD_ERROR**-2 and curve[around].min() > 0.0:
+        if not _TELLING <= free[shell] < _STANDARD_ERROR**-2 or curve[around].min() <= 0.0:
+            continue
+        errors = np.sqrt(1.0 / free[shell] + 1.0 / free[around])
+        if (np.abs(curve[around] - curve[shell]) < _DIFFERS * errors).all():
             found[shell] = np.average(curve[around], weights=free[around])
     return found
 
