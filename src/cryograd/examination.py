@@ -9,6 +9,7 @@ from cryograd.config import HalfSetRun, ParticleRun
 from cryograd.data.particles import Particles
 from cryograd.engine.curves import noise_of_mean
 from cryograd.engine.frame import finest_resolution, mask_of
+from cryograd.engine.run import Run
 from cryograd.engine.setup import SCALE_WIDTH
 from cryograd.engine.state import State
 from cryograd.inspection.finding import Finding
@@ -54,7 +55,7 @@ def examined(
         columns |= {f"cryogradClassProbability{k}": p for k, p in enumerate(table.classes.T, 1)}
     top = None
     if isinstance(config, HalfSetRun):
-        columns |= _half_set_columns(particles, state, moment.run.max_shift)
+        columns |= _half_set_columns(particles, state, moment.run)
         if config.top_poses:
             top = (table.top_rotations, table.top_shifts, table.top_probabilities)
         if config.refine_ctf:
@@ -124,13 +125,14 @@ def _posterior_columns(moment: Moment) -> dict[str, NDArray]:
     }
 
 
-def _half_set_columns(particles: Particles, state: State, max_shift: float) -> dict[str, NDArray]:
+def _half_set_columns(particles: Particles, state: State, run: Run) -> dict[str, NDArray]:
     """Half-set, scale and probability of being junk."""
-    table = state.table
+    table, strange = state.table, run.images.strange
     cues = table.cues(np.arange(len(particles)), SCALE_WIDTH, particles.scale_group)
-    picks = Picks.of(cues, max_shift, state.extent / state.size)
+    picks = Picks.of(cues.at(np.flatnonzero(~strange)), run.max_shift, state.extent / state.size)
+    junk = np.zeros(len(particles)) if picks is None else picks.junk(cues)
     return {
         "rlnRandomSubset": table.half.astype(np.int64),
         "cryogradScale": cues.scale,
-        "cryogradJunkProbability": np.zeros(len(particles)) if picks is None else picks.junk(cues),
+        "cryogradJunkProbability": np.where(strange, 1.0, junk),
     }

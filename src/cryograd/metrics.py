@@ -78,6 +78,7 @@ def metrics_of(
         "still_improving": list(improving(state.history, minibatches)) if config.passes is None else None,
         "resolution_limit_angstrom": finest_resolution(particles, config),
         "limited_by": limited_by(particles, config),
+        "n_strange": int(np.count_nonzero(moment.run.images.strange)),
         "n_junk": int(np.sum(columns["cryogradJunkProbability"] > 0.5)),
         "shared": _shared(config, moment),
     }

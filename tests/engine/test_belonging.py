@@ -57,6 +57,19 @@ def test_images_count_as_much_as_they_belong(seen: tuple[Run, State]) -> None:
         assert torch.equal(counts_of(run, state, number, members.every[3:9]), counts[3:9])
 
 
+def test_strange_images_never_count(seen: tuple[Run, State]) -> None:
+    run, state = seen
+    strange = np.arange(N) % 7 == 0
+    other = replace(run, images=replace(run.images, strange=strange))  # type: ignore[type-var]
+    members = run.sides[0].every
+    for picks in (state.sides[0].picks, None):
+        state.sides[0] = replace(state.sides[0], picks=picks)
+        counts = counts_of(other, state, 0, members)
+        assert counts is not None
+        assert not counts[torch.as_tensor(strange[members])].any()
+        assert float(counts[torch.as_tensor(~strange[members])].max()) > 0.9
+
+
 def test_an_image_that_was_not_visited_counts(seen: tuple[Run, State]) -> None:
     run, state = seen
     state.table.visited[:] = False

@@ -12,7 +12,7 @@ from cryograd.data.particles import BadImagesError, Particles
 from cryograd.data.read import read_particles
 from cryograd.errors import CryogradError
 from cryograd.fourier import HalfDisc, fourier_2d, pack_disc
-from cryograd.images.held import HeldImages, normalise, read_images
+from cryograd.images.held import HeldImages, normalise, read_images, strange
 from cryograd.images.store import MASK_EDGE, _masks, load
 from cryograd.model.ctf import ctf
 
@@ -35,7 +35,8 @@ def held(
     images: Array, particles: Particles | None = None, diameter: float = 20.0, extent: float = EXTENT
 ) -> HeldImages:
     """Given images in memory; loading them without metadata fails only where a CTF is needed."""
-    return HeldImages(particles, images.astype(np.float16), extent, diameter, torch.device("cpu"))  # type: ignore[arg-type]
+    none = np.zeros(len(images), dtype=bool)
+    return HeldImages(particles, images.astype(np.float16), extent, diameter, torch.device("cpu"), none)  # type: ignore[arg-type]
 
 
 def test_background_has_mean_zero_and_unit_variance_whatever_the_particle() -> None:
@@ -61,6 +62,37 @@ def test_a_plane_of_the_background_is_taken_off_below_the_particle_too() -> None
 def test_normalisation_uses_the_corners_where_the_circle_leaves_nothing() -> None:
     images = np.random.default_rng(0).standard_normal((3, 40, 40)) + 5.0
     assert np.abs(normalise(images, 100.0).mean(axis=(1, 2))).max() < 0.5
+
+
+def with_beads(n: int, beads: int) -> np.ndarray:
+    """Images (n, 40, 40) of noise and a particle, the first of them with a bright bead somewhere."""
+    rng, axis = np.random.default_rng(2), np.arange(40) - 20
+    x, y = np.meshgrid(axis, axis)
+    images = rng.normal(size=(n, 40, 40)) + rng.uniform(0.5, 1.5, (n, 1, 1)) * np.exp(-(x**2 + y**2) / 80.0)
+    for number, (u, v) in enumerate(rng.uniform(-14.0, 14.0, (beads, 2))):
+        images[number] += 12.0 * (np.hypot(x - u, y - v) < 3.5)
+    return images
+
+
+def test_a_bead_in_the_background_does_not_change_the_scale_of_an_image() -> None:
+    images = with_beads(40, 10)
+    axis = np.arange(40) - 20
+    corners = np.hypot(*np.meshgrid(axis, axis)) > 19.0
+    spread = np.median(np.abs(normalise(images, 12.0)[:, corners]), axis=1) / 0.6745
+    assert spread[:10].mean() == pytest.approx(1.0, abs=0.1)
+
+
+def test_beads_have_a_power_that_no_particle_has() -> None:
+    power = np.square(normalise(with_beads(200, 10), 12.0)).mean(axis=(1, 2))
+    assert strange(power).tolist() == [True] * 10 + [False] * 190
+
+
+@pytest.mark.parametrize("n", [1, 20, 5000])
+def test_images_of_particles_are_not_strange(n: int) -> None:
+    power = np.square(normalise(with_beads(n, 0), 12.0)).mean(axis=(1, 2))
+    assert not strange(power).any()
+    # Nor where ice is thicker in some.
+    assert not strange(power * np.random.default_rng(0).uniform(1.0, 1.4, n)).any()
 
 
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (10.0, -6.0)])

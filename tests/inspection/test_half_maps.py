@@ -15,6 +15,7 @@ SOUND: dict[str, Any] = {
     "max_probability_mean": 0.5,
     "error_over_expected": 1.0,
     "n_junk": 0,
+    "n_strange": 0,
     "mask_too_tight": False,
     "box_size": 64,
     "pixel_size_angstrom": 1.0,
@@ -62,6 +63,7 @@ def test_what_speaks_against_a_claim_is_said_and_the_claim_is_not_believed(
     ("changed", "key", "said"),
     [
         ({"n_junk": 1200}, "junk", "1,200 picks are"),
+        ({"n_strange": 25}, "strange_images", "as of beads or dirt: 25;"),
         ({"n_junk": 1}, "junk", "1 pick is"),
         ({"resolution_is_bound": True}, "at_limit", "the finest that was looked at"),
         ({"mask_too_tight": True}, "mask_adds_correlation", "mask makes correlation"),

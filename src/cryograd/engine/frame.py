@@ -101,6 +101,8 @@ def finest_resolution(particles: Particles, config: ParticleRun) -> float:
 def corner_noise(images: ImageStore, radius: float, members: np.ndarray) -> Noise:
     """Noise variance from what lies outside some of the particles, or at least from the corners."""
     limit = min(radius, images.size / 2 - 4.0)
+    if not images.strange[members].all():
+        members = members[~images.strange[members]]
     groups = images.particles.optics_index[members]
     count = len(images.particles.optics)
     # As many of every group, so that none is without an estimate.

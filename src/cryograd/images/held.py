@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryograd.data.hot_pixels import without_hot_pixels
 from cryograd.data.optics import Optics
@@ -18,6 +19,12 @@ from cryograd.images.resample import resample
 _CHUNK = 256
 # No pixel of a real image is as many standard deviations of the background from its mean.
 _LARGEST_CONTRAST = 1e4
+# Standard deviations beyond which background is none: a bead there, or a neighbour. Without any the rest of a
+# normal distribution is all of it but 1 in 10⁹.
+_BACKGROUND = 6.0
+# Factor on the median power, and standard deviations of its logarithm, beyond which images show something
+# else than particles in ice.
+_STRONG, _BEYOND = 1.5, 8.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class HeldImages:
         Particle diameter in Å.
     device
         Where minibatches are made.
+    strange
+        Whether an image has a power that no particle has, shape (n,).
     """
 
     particles: Particles
@@ -43,6 +52,7 @@ class HeldImages:
     extent: float
     diameter: float
     device: torch.device
+    strange: NDArray[np.bool_]
 
     @property
     def size(self) -> int:
@@ -70,7 +80,8 @@ class HeldImages:
         for start in range(0, len(indices), _CHUNK):
             part = slice(start, start + _CHUNK)
             values[part] = resize_plane(torch.from_numpy(self.values[indices[part]]).float(), size).numpy()
-        return HeldImages(self.particles.select(indices), values, self.extent, self.diameter, self.device)
+        some = self.particles.select(indices), values, self.extent, self.diameter, self.device
+        return HeldImages(*some, self.strange[indices])
 
 
 def read_images(
@@ -107,7 +118,7 @@ def read_images(
         _refuse_premultiplied(optics, particles.source)
     values = np.empty((len(particles), size, size), dtype=np.float16)
     faults: dict[int, str] = {}
-    done = 0
+    power, done = np.ones(len(particles)), 0
     for number, optics in enumerate(particles.optics):
         members = np.flatnonzero(particles.optics_index == number)
         for start in range(0, len(members), _CHUNK):
@@ -117,17 +128,28 @@ def read_images(
             # All others are looked at too: who repairs a file wants to know all at once.
             faults |= bad | _without_noise(raw, kept)
             if not faults:
+                power[chunk] = np.square(raw).mean(axis=(1, 2))
                 values[chunk] = resample(raw, optics, size, extent)
             done += len(chunk)
             if progress is not None:
                 progress(done, len(particles))
     if faults:
         raise BadImagesError(particles, dict(sorted(faults.items())))
-    return HeldImages(particles, values, extent, diameter, device)
+    return HeldImages(particles, values, extent, diameter, device, strange(power))
+
+
+def strange(power: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which of some images (n,) show a bead or dirt, by their mean squares in units of the background's."""
+    above = np.log(power) - np.median(np.log(power))
+    # Of a normal distribution the median deviation is 0.6745 σ.
+    width = float(np.median(np.abs(above))) / 0.6745
+    return above > max(np.log(_STRONG), _BEYOND * width)
 
 
 def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     """Subtract the plane of the background outside a circle, and divide by its standard deviation.
+
+    Background that is many standard deviations off, as a bead is, does not count in that.
 
     Parameters
     ----------
@@ -149,7 +171,11 @@ def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     # A plane that is fitted to the background goes on below the particle.
     planes = images[:, background] @ np.linalg.pinv(basis[:, background])
     flat = images - np.tensordot(planes, basis, axes=1).astype(images.dtype)
-    std = flat[:, background].std(axis=1)
+    values = flat[:, background]
+    limit = _BACKGROUND / 0.6745 * np.median(np.abs(values), axis=1, keepdims=True)
+    # Where half of the background or more is constant all of it counts.
+    within = (np.abs(values) < limit) | (limit == 0.0)
+    std = values.std(axis=1, where=within)
     with np.errstate(divide="ignore", invalid="ignore"):
         return flat / std[:, None, None]
 

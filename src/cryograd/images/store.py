@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryograd.data.ctfs import ctf_of
@@ -46,6 +47,11 @@ class ImageStore(Protocol):
     @property
     def device(self) -> torch.device:
         """Where minibatches are made."""
+        ...
+
+    @property
+    def strange(self) -> NDArray[np.bool_]:
+        """Whether an image has a power that no particle has, shape (n,): it changes no map."""
         ...
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:

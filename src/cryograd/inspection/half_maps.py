@@ -57,6 +57,13 @@ def of_poses(metrics: dict[str, Any]) -> Iterator[Finding]:
             "another --seed, and begin a small or hollow molecule at a finer --start-resolution",
             doubts=True,
         )
+    if metrics["n_strange"]:
+        yield Finding(
+            "strange_images",
+            f"images with a power that no particle has, as of beads or dirt: {metrics['n_strange']:,}; they "
+            "count in no map and have a cryogradJunkProbability of 1; look at them, and leave them out with "
+            "cryograd select --max-junk 0.5",
+        )
     if metrics["n_junk"]:
         picks = "pick is" if metrics["n_junk"] == 1 else "picks are"
         yield Finding(
