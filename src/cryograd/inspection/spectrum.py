@@ -30,6 +30,8 @@ _BIN_CTFS = 10
 _RADIAL_POINTS, _AZIMUTHS = 3, 8
 _TREND_DEGREE = 4
 _LOWEST_RESOLUTION = 40.0
+# With fewer there is nothing beside the trend.
+_FEWEST_RADII = 3
 _FACTORS = np.geomspace(0.2, 5.0, 65)
 
 
@@ -79,10 +81,17 @@ def thon_rings(particles: Particles, good: np.ndarray, seed: int = 0) -> list[Ri
         kinds.setdefault(_kind(optics), []).append(number)
     found = []
     for numbers in kinds.values():
-        members = np.sort(chosen[np.isin(particles.optics_index[chosen], numbers)])
-        if len(members) >= 20:
-            found.append(_rings(particles, particles.optics[numbers[0]], members))
+        members, optics = np.sort(chosen[np.isin(particles.optics_index[chosen], numbers)]), numbers[0]
+        radii = _radii(particles.optics[optics])
+        if len(members) >= 20 and len(radii) >= _FEWEST_RADII:
+            found.append(_rings(particles, particles.optics[optics], members, radii))
     return found
+
+
+def _radii(optics: Optics) -> np.ndarray:
+    """Fourier pixels at which rings are looked for; none where the pixels are too large for that."""
+    extent = optics.box_size * optics.pixel_size
+    return np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
 
 
 def _kind(optics: Optics) -> tuple[float, ...]:
@@ -98,10 +107,9 @@ def _kind(optics: Optics) -> tuple[float, ...]:
     )
 
 
-def _rings(particles: Particles, optics: Optics, members: np.ndarray) -> Rings:
-    """Rings of images that share their optics."""
+def _rings(particles: Particles, optics: Optics, members: np.ndarray, radii: np.ndarray) -> Rings:
+    """Rings of images that share their optics, at some radii in Fourier pixels."""
     extent = optics.box_size * optics.pixel_size
-    radii = np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
     defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[members]
     members = members[np.argsort(defocus, kind="stable")]
     power = _radial_power(particles, members)[:, radii]
