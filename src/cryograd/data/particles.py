@@ -340,4 +340,4 @@ def _faults(images: NDArray[np.float32]) -> dict[int, str]:
             return f"the image has values out of all range ({largest[place]:.3g})"
         return f"the image is constant ({low[place]:g})"
 
-    return {int(k): said(k) for k in np.flatnonzero(~(largest <= LARGEST_DENSITY) | (low == high))}
+    return {k: said(k) for k in np.flatnonzero(~(largest <= LARGEST_DENSITY) | (low == high)).tolist()}
