@@ -1,6 +1,6 @@
 """Take the room from commands at every write, and compare what they leave in the end.
 
-    python benchmarks/trust/full_disk.py WORK [--minutes 10] [--json FILE]
+    python benchmarks/trust/full_disk.py WORK [--minutes 10] [--cases NAME ...] [--json FILE]
 
 WORK is an empty folder. In one kind of trial the disk is full from the write of a number on, for all numbers
 up to the command's last write. In the other the system lets no file grow beyond a size, so that each of the
@@ -63,7 +63,7 @@ def no_larger_than(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def hindrances(case: Case) -> Iterator[tuple[str, Callable[[], None]]]:
+def hindrances() -> Iterator[tuple[str, Callable[[], None]]]:
     """Ways to take the room, without end for numbers of writes."""
     for size in (0, 100, 1000, 5000, 20000, 80000, 131072, 200000, 400000, 1000000):
         yield f"files of {size} bytes", no_larger_than(size)
@@ -96,14 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     target = options.json and options.json.absolute()
-    prepared(options.work)
+    cases = [case for case in CASES if case.name in options.cases]
+    prepared(options.work, cases)
+    totals = {case.name: Counts() for case in cases}
+    reference = {case.name: whole_run(case)[1] for case in cases}
     end = time.monotonic() + 60.0 * options.minutes
-    totals = {case.name: Counts() for case in CASES}
-    reference = {case.name: whole_run(case)[1] for case in CASES}
-    waiting = [(case, hindrances(case)) for case in CASES]
+    waiting = [(case, hindrances()) for case in cases]
     while waiting and time.monotonic() < end:
         case, ways = waiting.pop(0)
         name, hinder = next(ways)
@@ -113,11 +115,11 @@ def main() -> None:
         # A write beyond the last one hinders nothing.
         if not (counts.never_hindered and name.startswith("write")):
             waiting.append((case, ways))
-    if target:
-        found = {"command": "python benchmarks/trust/full_disk.py WORK", "ended": not waiting}
-        found["trials"] = sum(c.trials - c.never_hindered for c in totals.values())
-        found["cases"] = {name: asdict(total) for name, total in totals.items()}
-        target.write_text(json.dumps(found, indent=2) + "\n")
+        if target:
+            found = {"command": "python benchmarks/trust/full_disk.py WORK", "ended": not waiting}
+            found["trials"] = sum(c.trials - c.never_hindered for c in totals.values())
+            found["cases"] = {name: asdict(total) for name, total in totals.items()}
+            target.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

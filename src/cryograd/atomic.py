@@ -49,7 +49,8 @@ def write_text(path: Path, text: str) -> None:
 def remove_stale(folder: Path, start: str = ".") -> None:
     """Remove what processes that are gone left half-written in a folder, of the names that start so."""
     for name in os.listdir(folder):
-        if not (name.startswith(start) and _TEMPORARY.search(name)):
+        # Whoever opened a pipe would wait for its other end.
+        if not (name.startswith(start) and _TEMPORARY.search(name) and (folder / name).is_file()):
             continue
         # Another process may be faster.
         with suppress(FileNotFoundError), (folder / name).open("rb") as file:

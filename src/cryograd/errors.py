@@ -1,8 +1,18 @@
 """The errors that a user can cause, each one line long: what is wrong, where, and the remedy."""
 
+# Characters of each part of an error, at most: a value of a file that it repeats may be of any length.
+_LONGEST, _END = 500, 100
+
+
+def _shortened(text: str) -> str:
+    """A text, or the beginning and the end of one that nobody would read."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END - 1]}…{text[-_END:]}"
+
 
 class CryogradError(Exception):
     """Bad input, reported as ``error: what, where, remedy`` with exit status 2.
+
+    Of a part that is very long the beginning and the end are kept.
 
     Parameters
     ----------
@@ -15,8 +25,8 @@ class CryogradError(Exception):
     """
 
     def __init__(self, what: str, where: object, remedy: str) -> None:
-        self.what, self.where, self.remedy = what, str(where), remedy
-        super().__init__(f"{what}, {where}, {remedy}")
+        self.what, self.where, self.remedy = map(_shortened, (what, str(where), remedy))
+        super().__init__(f"{self.what}, {self.where}, {self.remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Other processes get errors as what they are made of.

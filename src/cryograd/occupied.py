@@ -47,7 +47,9 @@ def _locked(folder: Path, path: Path) -> IO[str]:
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise CryogradError(
-                f"the output folder cannot be written ({error.strerror})", folder, "choose another folder"
+                f"the output folder cannot be written ({error.strerror or error})",
+                folder,
+                "choose another folder",
             ) from None
         free = acquired(file)
         if free is False:

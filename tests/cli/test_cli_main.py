@@ -182,3 +182,9 @@ def test_json_replaces_the_text(cryograd_command: Callable, monkeypatch: pytest.
     )
     outcome = cryograd_command("compare", "a.mrc", "b.mrc", "--json")
     assert json.loads(outcome.out) == {"kind": "maps", "first": "a.mrc"}
+
+
+def test_an_error_that_cannot_be_written_is_told_by_the_status() -> None:
+    code = "from cryograd.cli.main import main; main(['report', '/nowhere'])"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stderr=full).returncode == 2

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,13 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
         np.save(file, rows)
     with pytest.raises(CryogradError, match="no rows"):
         read_particles(path)
+
+
+def test_a_header_of_python_2_is_read_without_a_word(tmp_path: Path) -> None:
+    path = make_cs(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(3,), } ", b"(3L,), }", 1))
+    assert path.read_bytes() != content
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_particles(path)) == 3

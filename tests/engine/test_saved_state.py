@@ -10,7 +10,9 @@ import torch
 
 from cryograd.config import Abinitio
 from cryograd.data.particles import Particles
+from cryograd.engine.parts import restored
 from cryograd.engine.state import State
+from cryograd.errors import CryogradError
 from cryograd.recipe import Moment, abinitio, refine
 from refinement import configuration, last, simulated
 
@@ -124,3 +126,19 @@ def test_the_shares_and_the_best_track_are_those_of_both_halves(particles: Parti
     assert [[t.symmetry for t in pair] for pair in state.tracks] == [["D2", "D2"], ["C1", "C1"]]
     expected = 0.5 * sum(side.tracks[state.best].volume for side in state.sides)
     torch.testing.assert_close(state.volume, expected)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        {"part": 0},
+        {"part": None, "behind": {}, "state": {}},
+        {"part": 0, "behind": {"x": 1}, "state": {}},
+        {"part": 0, "behind": {}, "state": []},
+        {"part": 0, "behind": {}, "state": {"curves": None, "sides": (), "mask": 1.0}},
+    ],
+)
+def test_what_is_no_moment_is_refused(saved: dict[str, Any]) -> None:
+    with pytest.raises(CryogradError, match="it holds no state of a run, checkpoint, restore"):
+        restored(saved)

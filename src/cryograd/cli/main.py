@@ -108,7 +108,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _fail(error: CryogradError) -> NoReturn:
     """Say what is wrong in one line, in which nothing from a file can command the terminal, and leave."""
-    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+    try:
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr, flush=True)
+    except OSError:
+        # The disk that has no room may be the one that this goes to: the status has to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(BAD_INPUT)
 
 

@@ -12,6 +12,7 @@ A .cs file is a NumPy structured array, a row for each particle. Conventions:
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,10 @@ def _load(path: Path) -> NDArray[Any]:
     try:
         # The header names every column, and after some classifications there are hundreds.
         size = path.stat().st_size
-        rows = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)
+        with warnings.catch_warnings():
+            # That a header is Python 2's is no matter.
+            warnings.simplefilter("ignore", UserWarning)
+            rows = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=size)
     # NumPy evaluates the header's text, and a damaged one raises whatever it leads to.
     except Exception:
         rows = None

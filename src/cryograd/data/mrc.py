@@ -25,6 +25,8 @@ _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"(\xb5": "zstd"}
 _IMOD_STAMP = 1146047817
 _LABEL = b"Written by cryograd"
+# No density is as large, whatever its unit; the squares of all voxels have to have a sum in float32.
+LARGEST_DENSITY = 1e14
 # Voxel sizes that differ by less than this share are the same.
 SAME_VOXEL_SIZE = 1e-3
 
@@ -197,7 +199,7 @@ def read_map(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.fl
     ------
     CryogradError
         As `read_header`; or the map is not cubic, its voxels are not, it has no voxel size, or it holds
-        values that are not finite.
+        values that are not finite or out of all range.
     """
     header = read_header(path)
     if len(set(header.shape)) != 1:
@@ -212,6 +214,8 @@ def read_map(path: Path, voxel_size: float | None = None) -> tuple[NDArray[np.fl
     if not np.isfinite(density).all():
         bad = int(np.count_nonzero(~np.isfinite(density)))
         raise CryogradError(f"the map has {bad} voxels that are NaN or infinite", path, "give a finite map")
+    if (largest := np.abs(density).max()) > LARGEST_DENSITY:
+        raise CryogradError(f"the map has the value {largest:.3g}, out of all range", path, "correct the map")
     return density, _map_voxel_size(header) if voxel_size is None else voxel_size
 
 

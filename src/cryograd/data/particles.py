@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cryograd.data.mrc import map_stack, read_header
+from cryograd.data.mrc import LARGEST_DENSITY, map_stack, read_header
 from cryograd.data.optics import Optics
 from cryograd.errors import CryogradError
 
@@ -199,7 +199,7 @@ class Particles:
         CryogradError
             A stack cannot be read.
         BadImagesError
-            Images hold values that are not finite, or are constant.
+            Images hold values that are not finite or out of all range, or are constant.
         ValueError
             The particles have different box sizes, or there are none.
         """
@@ -328,13 +328,16 @@ class BadImagesError(CryogradError):
 
 
 def _faults(images: NDArray[np.float32]) -> dict[int, str]:
-    """What is wrong with images (b, L, L) that are not finite or are constant, by their places."""
+    """What is wrong with images (b, L, L) that are not finite, too large or constant, by their places."""
     low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
     # A NaN anywhere makes both extremes NaN; an infinity is an extreme itself.
-    finite = np.isfinite(low) & np.isfinite(high)
-    return {
-        int(place): f"the image is constant ({low[place]:g})"
-        if finite[place]
-        else "the image has NaN or infinity"
-        for place in np.flatnonzero(~finite | (low == high))
-    }
+    finite, largest = np.isfinite(low) & np.isfinite(high), np.maximum(-low, high)
+
+    def said(place: int) -> str:
+        if not finite[place]:
+            return "the image has NaN or infinity"
+        if largest[place] > LARGEST_DENSITY:
+            return f"the image has values out of all range ({largest[place]:.3g})"
+        return f"the image is constant ({low[place]:g})"
+
+    return {k: said(k) for k in np.flatnonzero(~(largest <= LARGEST_DENSITY) | (low == high)).tolist()}

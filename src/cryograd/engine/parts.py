@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cryograd.config import Abinitio, HalfSetRun
@@ -11,6 +12,7 @@ from cryograd.engine.loop import iterate
 from cryograd.engine.run import Run
 from cryograd.engine.setup import with_prior
 from cryograd.engine.state import State
+from cryograd.errors import CryogradError
 from cryograd.images.store import ImageStore
 
 
@@ -109,9 +111,14 @@ def performed(
     resume: Mapping[str, Any] | None,
     replayed: Sequence[Sequence[float]] | None = None,
 ) -> Iterator[Moment]:
-    """All moments of a run's parts, from the one on that was saved."""
-    number, behind = (0, Behind()) if resume is None else (resume["part"], Behind(**resume["behind"]))
-    saved = None if resume is None else State.from_state_dict(resume["state"], images.device)
+    """All moments of a run's parts, from the one on that was saved.
+
+    Raises
+    ------
+    CryogradError
+        What was saved is no moment.
+    """
+    number, behind, saved = (0, Behind(), None) if resume is None else restored(resume, images.device)
     for place, part in enumerate(parts[number:], number):
         run = part.run(behind)
         state = part.first(run, behind) if saved is None else saved
@@ -124,3 +131,22 @@ def performed(
             yield Moment(place, len(parts), behind, run, state)
         if part is not parts[-1]:
             behind = part.leave(state, behind)
+
+
+def restored(saved: Mapping[str, Any], device: torch.device | str = "cpu") -> tuple[int, Behind, State]:
+    """The part, what is behind it, and the state that `Moment.saved` gave, on a device.
+
+    Raises
+    ------
+    CryogradError
+        It is something else.
+    """
+    try:
+        number, behind = int(saved["part"]), Behind(**saved["behind"])
+        return max(number, 0), behind, State.from_state_dict(saved["state"], device)
+    except CryogradError:
+        raise
+    # Each record finds in its own way that something is none of its kind.
+    except Exception as error:
+        remedy = "restore the file, or start the run again in a new folder"
+        raise CryogradError("it holds no state of a run", "checkpoint", remedy) from error

@@ -31,6 +31,8 @@ _RADIAL_POINTS, _AZIMUTHS = 3, 8
 _TREND_DEGREE = 4
 _LOWEST_RESOLUTION = 40.0
 _FACTORS, _NEAR = np.geomspace(0.2, 5.0, 65), np.geomspace(0.9, 1.0 / 0.9, 11)
+# With fewer there is nothing beside the trend.
+_FEWEST_RADII = 3
 # Correlation from which on no other factor on the defocus could fit clearly better: they are not tried.
 _FITS = 0.7
 
@@ -79,10 +81,18 @@ def thon_rings(particles: Particles, sample: Sample) -> list[Rings]:
     found = []
     for numbers in kinds.values():
         here = np.isin(particles.optics_index[sample.members], numbers)
-        if np.count_nonzero(here) >= _LEAST_IMAGES:
-            optics = particles.optics[numbers[0]]
-            found.append(_rings(particles, optics, sample.members[here], sample.power[here]))
+        optics = particles.optics[numbers[0]]
+        radii = _radii(optics)
+        if np.count_nonzero(here) >= _LEAST_IMAGES and len(radii) >= _FEWEST_RADII:
+            power = sample.power[here][:, radii]
+            found.append(_rings(particles, optics, sample.members[here], power, radii))
     return found
+
+
+def _radii(optics: Optics) -> np.ndarray:
+    """Fourier pixels at which rings are looked for; none where the pixels are too large for that."""
+    extent = optics.box_size * optics.pixel_size
+    return np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
 
 
 def _kind(optics: Optics) -> tuple[float, ...]:
@@ -98,13 +108,14 @@ def _kind(optics: Optics) -> tuple[float, ...]:
     )
 
 
-def _rings(particles: Particles, optics: Optics, members: np.ndarray, power: FloatArray) -> Rings:
-    """Rings of images (m,) that share their optics, from their power (m, K)."""
+def _rings(
+    particles: Particles, optics: Optics, members: np.ndarray, power: FloatArray, radii: np.ndarray
+) -> Rings:
+    """Rings of images (m,) that share their optics, from their power (m, k) at radii (k,) in pixels."""
     extent = optics.box_size * optics.pixel_size
-    radii = np.arange(max(3, int(np.ceil(extent / _LOWEST_RESOLUTION))), optics.box_size // 2)
     defocus = 0.5 * (particles.defocus_u + particles.defocus_v)[members]
     order = np.argsort(defocus, kind="stable")
-    members, power = members[order], power[order][:, radii]
+    members, power = members[order], power[order]
     n_bins = int(np.clip(len(members) // _BIN_IMAGES, 2, _MAX_BINS))
     bins = np.arange(len(members)) * n_bins // len(members)
     measured = _without_trend(np.log(_bin_means(power, bins)))

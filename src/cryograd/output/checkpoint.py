@@ -103,7 +103,7 @@ def load(path: Path) -> Checkpoint:
             header = parsed_line(file, path)
             refuse_damaged(file, header, path)
             contents = torch.load(file, map_location="cpu", weights_only=True)
-            return Checkpoint(record=header.record, **contents)
+            return _sound(Checkpoint(record=header.record, **contents))
     except CryogradError:
         raise
     except FileNotFoundError:
@@ -112,6 +112,14 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise CryogradError(f"the checkpoint is broken ({reason[:80]})", path, REMEDY) from error
+
+
+def _sound(found: Checkpoint) -> Checkpoint:
+    """What was read, if it is of the types that were written."""
+    texts = [*found.given, *found.given.values()]
+    if not isinstance(found.moment, dict) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("it holds something else than a run")
+    return replace(found, wall_seconds=float(found.wall_seconds))
 
 
 @dataclass

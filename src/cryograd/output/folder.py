@@ -10,6 +10,7 @@ from cryograd.atomic import remove_stale, write_text
 from cryograd.errors import CryogradError
 from cryograd.occupied import left_behind
 from cryograd.paths import check_writable
+from cryograd.report.records import Ended, parsed
 
 
 class RunFolder:
@@ -82,12 +83,14 @@ class RunFolder:
         return self.report.is_file() and self.read_metrics() is not None
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says; None where it is absent or broken."""
+        """What metrics.json says of a run that has ended; None where it is absent or broken."""
         try:
-            found = json.loads(self.metrics.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            found = parsed(self.metrics, json.loads, Ended)
+            # As it was written: Python's reader also takes what is no number in JSON.
+            json.dumps(found, allow_nan=False)
+        except (CryogradError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return found
 
     def create(self) -> None:
         """Make the folder and those above it."""

@@ -1,7 +1,7 @@
 """What the files of a run have to hold for a report to be made of them; what else they hold is no matter."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -87,6 +87,58 @@ class Metrics(_Record):
     shared: Shared | None = None
 
 
+class _Ended(Metrics):
+    """What is said of every run that has ended."""
+
+    box_size: int
+    pixel_size_angstrom: float
+    iterations: int
+    max_probability_mean: float
+    findings: list[FindingRecord]
+
+
+class _EndedStart(_Ended):
+    """And of one from random starts."""
+
+    command: Literal["abinitio"]
+    resolution_march_angstrom: float
+
+
+class _Claim(_Record):
+    """What a refinement claims of a map."""
+
+    resolution_fsc143_angstrom: float | None
+    resolution_is_bound: bool
+    believed: bool
+    why_not: str | None
+
+
+class _Class(_Claim):
+    """A class of a refinement."""
+
+    share: float
+
+
+class _EndedHalves(_Claim, _Ended):
+    """And of one in half-sets."""
+
+    command: Literal["refine", "reconstruct"]
+    limited_by: str
+    passes: float
+    still_improving: list[str] | None
+    classes: list[_Class] = []
+
+    @model_validator(mode="after")
+    def _of_all_classes(self) -> "_EndedHalves":
+        if len(self.classes) != len(self.class_populations or ()):
+            raise ValueError("classes and class_populations have two lengths")
+        return self
+
+
+# metrics.json of a run that has ended, whatever the command.
+Ended = Annotated[_EndedStart | _EndedHalves, Field(discriminator="command")]
+
+
 class _Maps(_Record):
     """How a map compares with the truth."""
 
@@ -144,6 +196,9 @@ def parsed(path: Path, parse: Any, kind: Any) -> Any:
     CryogradError
         The file cannot be read, or holds something else.
     """
+    # Whoever opened a pipe would wait for its other end.
+    if path.exists() and not path.is_file():
+        raise CryogradError("the file is a folder or a pipe", path, "restore the file")
     try:
         found = parse(path.read_text(encoding="utf-8"))
         TypeAdapter(kind).validate_python(found)
