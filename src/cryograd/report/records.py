@@ -1,7 +1,7 @@
 """What the files of a run have to hold for a report to be made of them; what else they hold is no matter."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -94,7 +94,12 @@ class _Ended(Metrics):
     pixel_size_angstrom: float
     iterations: int
     max_probability_mean: float
-    findings: list[FindingRecord]
+
+    @model_validator(mode="after")
+    def _with_findings(self) -> Self:
+        if "findings" not in self.model_fields_set:
+            raise ValueError("findings are missing")
+        return self
 
 
 class _EndedStart(_Ended):
