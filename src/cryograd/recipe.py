@@ -5,12 +5,13 @@ which is the same loop, `engine.loop.iterate`, over a program of steps:
 
 - `abinitio` has one: from random volumes to one map, or one for each class, and the poses of all particles
   there;
-- `refine` has one: from a map to two half maps, for each class, that share nothing but the numbers of a
-  curve;
-- `reconstruct` has the first for one map, as far as it needs to go, and then the second. Images are read
-  once, and maps stay in memory.
+- `refine` has one: from a map to two half maps, for each class. They share the start, the mask, the point
+  group, the density scale and the correlation curves of the half maps, and nothing else;
+- `reconstruct` first makes a map from random starts, to a coarse resolution: by default two groups of starts
+  and a contest of their best, a part each. Then it refines that map as `refine` does. Images are read once,
+  and maps stay in memory.
 
-One map that several classes start from is divided in a part before the half-sets.
+Where several classes start from one map, a part before the half-sets divides it.
 
 What the last moment says of particles and half maps is looked at in `examination`.
 """
@@ -52,8 +53,8 @@ from cryograd.pose.known import Known
 
 # The finest radius in Fourier pixels of a map from a random start, and of a start for half-sets.
 FINEST_RADIUS, START_RADIUS = 28.0, 10.0
-# Fourier pixels of a start that half-sets begin with. In fewer a hollow or small molecule is a ball: where
-# images do not tell their orientations, half-sets agree on what is left of the noise.
+# Fourier pixels that a start of half-sets has at least. With fewer, a hollow or small molecule is a ball:
+# images do not tell their orientations, and the half-sets agree on what is left of the noise.
 SOUND_RADIUS = 9.0
 # Groups of random starts.
 GROUPS = 2
@@ -206,7 +207,8 @@ def reconstruct(
 
     def framed(state: State, behind: Behind) -> Behind:
         behind = leave_centred(state, behind)
-        refuse_empty(behind, particles)
+        for volumes in behind.maps:
+            refuse_empty(volumes, particles)
         return brought_together(behind, images, auto)
 
     def halves(behind: Behind) -> Run:
@@ -263,18 +265,18 @@ def _starts(
         maps = [volumes[0] for volumes in behind.maps[-groups:] if volumes[0].any()]
         if not maps:
             # Of these starts alone: the other half-set may have a map of its own.
-            refuse_empty(replace(behind, maps=behind.maps[-groups:]), images.particles)
+            refuse_empty([volumes[0] for volumes in behind.maps[-groups:]], images.particles)
         return given_state(run, own, maps)
 
     def best(state: State, behind: Behind) -> Behind:
         return leave(state, replace(behind, maps=behind.maps[:-groups]))
 
-    first = number * (GROUPS + 1)
+    offset = number * (GROUPS + 1)
     if groups == 1:
-        return [part(first, count, goal, random, leave)]
+        return [part(offset, count, goal, random, leave)]
     sizes = [len(some) for some in np.array_split(np.arange(count), groups)]
-    parts = [part(first + k, size, goal, random, leave_maps) for k, size in enumerate(sizes)]
-    return [*parts, part(first + groups, groups, "contest", rivals, best)]
+    parts = [part(offset + k, size, goal, random, leave_maps) for k, size in enumerate(sizes)]
+    return [*parts, part(offset + groups, groups, "contest", rivals, best)]
 
 
 def _seed(options: Abinitio, place: int) -> int:
@@ -304,7 +306,7 @@ def _division(
 
     def leave(state: State, behind: Behind) -> Behind:
         behind = leave_maps(state, behind)
-        refuse_empty(behind, particles)
+        refuse_empty(behind.maps[-1], particles)
         return behind
 
     return Part(config=options, run=run, first=first, leave=leave)

@@ -8,11 +8,12 @@ import torch
 
 from cryograd.data.particles import Particles
 from cryograd.engine.belonging import counts_of, with_picks
-from cryograd.engine.between import leave_centred
+from cryograd.engine.between import leave_centred, refuse_empty
 from cryograd.engine.parts import Behind
 from cryograd.engine.run import Run
 from cryograd.engine.searches import search_at
 from cryograd.engine.state import State
+from cryograd.errors import FruitlessError
 from cryograd.model.symmetry import Symmetrizer
 from cryograd.recipe import refine
 from cryograd.rotations import random_rotations
@@ -128,3 +129,14 @@ def test_a_start_is_moved_to_where_the_boxes_are_centred(
         )
 
     np.testing.assert_allclose(middle(blob) - middle(volume), centre * np.array(moves), atol=2.0)
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [([0.0, 1.0], "class 1 has lost all"), ([1.0, 0.0], "class 2 has lost all"), ([0.0, 0.0], "no particle")],
+)
+def test_maps_of_classes_without_density_are_named(
+    particles: Particles, density: list[float], message: str
+) -> None:
+    with pytest.raises(FruitlessError, match=message):
+        refuse_empty([torch.full((4, 4, 4), value) for value in density], particles)

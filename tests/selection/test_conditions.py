@@ -104,7 +104,7 @@ def test_an_unknown_column_is_named_with_the_nearest(columns: Columns) -> None:
         CryogradError, match=r"there is no column rlnDefokusU, .*, the nearest are rlnDefocusU"
     ):
         holds("rlnDefokusU > 1", columns)
-    with pytest.raises(CryogradError, match=r"there is no column zzz, .*the nearest are rlnImageName, "):
+    with pytest.raises(CryogradError, match=r"there is no column zzz, .*it has rlnImageName, "):
         holds("rlnDefocusU > 1 or zzz == 'a'", columns)
 
 

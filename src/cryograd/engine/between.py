@@ -1,9 +1,11 @@
 """What goes from one part of a run to the next: maps, in one frame and on their symmetry axes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryograd.data.particles import Particles
 from cryograd.engine.parts import Behind
@@ -54,9 +56,9 @@ def leave_centred(state: State, behind: Behind) -> Behind:
     return replace(behind, maps=(*behind.maps[:-1], (volume,)))
 
 
-def refuse_empty(behind: Behind, particles: Particles) -> None:
-    """Refuse starts without density: the nonnegative map of images of noise, or of a class without images."""
-    found = [bool(volume.any()) for maps in behind.maps for volume in maps]
+def refuse_empty(volumes: Sequence[Tensor], particles: Particles) -> None:
+    """Refuse maps of a start, one for each class, without density: of noise, or of a class without images."""
+    found = [bool(volume.any()) for volume in volumes]
     if any(found) and not all(found):
         raise FruitlessError(
             f"class {found.index(False) + 1} has lost all its images to the others",

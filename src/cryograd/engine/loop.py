@@ -30,7 +30,7 @@ MEANS = ("log_evidence", "entropy", "max_probability", "log_prior", "points")
 
 
 def iterate(run: Run, state: State, replayed: Sequence[Sequence[float]] | None = None) -> Iterator[State]:
-    """All states of a run from one on.
+    """Move a run on from a state, iteration by iteration.
 
     Parameters
     ----------

@@ -131,17 +131,17 @@ def gathered(run: Run, state: State, number: int, step: Step) -> tuple[Side, dic
 def looked_at(run: Run, state: State, number: int, step: Step) -> tuple[Side, dict[str, Any]]:
     """A side with the poses of its next particles at its last maps, which do not change any more."""
     work = Work.of(run, state, number, step)
-    found = posterior(work, work.images())
+    images = work.images()
+    found = posterior(work, images.at_hand() if len(work.side.tracks) > 1 else images)
     state.table.update(work.indices, found.poses, found.probabilities)
     return work.side, row_of(work, found.poses, work.side)
 
 
-def posterior(work: Work, images: Minibatch) -> Mixture:
+def posterior(work: Work, images: Images) -> Mixture:
     """Classes and poses of images; of one map all belong to it."""
-    held = images.at_hand() if len(work.side.tracks) > 1 else images
 
     def poses(track: Track) -> Poses:
-        return work.likelihood(track).poses(track.volume, held, work.looked(track))
+        return work.likelihood(track).poses(track.volume, images, work.looked(track))
 
     return classified(work.run, work.state, work.number, work.step, work.indices, poses)
 
@@ -153,7 +153,7 @@ def _outcome(work: Work, images: Minibatch, act: Act) -> Outcome:
         take = for_start(held)
         pairs = [_acted(work, place, take, act) for place in range(len(work.side.tracks))]
         return competed(pairs, len(images.disc), work.step.tracks)
-    mixed = posterior(work, images)
+    mixed = posterior(work, held)
     # What the last pass adds up must not depend on how its images are divided: shares stay as they are.
     moving = work.step.changes_maps
     takes = [for_class(held, probability, fed=moving) for probability in mixed.probabilities]

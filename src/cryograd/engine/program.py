@@ -1,6 +1,6 @@
 """What each iteration of a run does, as data: a program is a list of steps.
 
-`march` makes the program of a run from a random start, `apart` the one of a refinement in two half-sets.
+`March.program` makes the program of a run from a random start, `apart` that of a refinement in two half-sets.
 """
 
 import math

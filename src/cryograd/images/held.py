@@ -19,8 +19,8 @@ from cryograd.images.resample import resample
 _CHUNK = 256
 # No pixel of a real image is as many standard deviations of the background from its mean.
 _LARGEST_CONTRAST = 1e4
-# Standard deviations beyond which background is none: a bead there, or a neighbour. Without any the rest of a
-# normal distribution is all of it but 1 in 10⁹.
+# Standard deviations beyond which a pixel of the background is left out, as part of a bead or a neighbour: of
+# normal noise that are 2 in 10⁹.
 _BACKGROUND = 6.0
 # Factor on the median power, and standard deviations of its logarithm, beyond which images show something
 # else than particles in ice.
@@ -149,7 +149,7 @@ def strange(power: NDArray[np.floating]) -> NDArray[np.bool_]:
 def normalise(images: np.ndarray, radius: float) -> np.ndarray:
     """Subtract the plane of the background outside a circle, and divide by its standard deviation.
 
-    Background that is many standard deviations off, as a bead is, does not count in that.
+    Of the deviation, though not of the plane, pixels are left out that are many of them off, as of a bead.
 
     Parameters
     ----------

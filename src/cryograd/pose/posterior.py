@@ -322,7 +322,7 @@ def evaluate_local(
     log_rotation: Tensor,
     log_shift: Tensor,
 ) -> LocalPosterior:
-    """Evaluate each image at its own rotations × shifts.
+    """Evaluate each image at its own rotations × shifts: log p(X | V, pose), but for `Batch.log_norm`.
 
     Parameters
     ----------

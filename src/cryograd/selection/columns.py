@@ -60,9 +60,9 @@ class Columns:
             column = particles.optics_table[bare].to_numpy()[particles.optics_index]
         else:
             names = self._names()
-            near = difflib.get_close_matches(bare, names, n=3, cutoff=0.5) or names[:_NAMED]
-            what = f"there is no column {bare[:80]}"
-            raise CryogradError(what, particles.source, f"the nearest are {', '.join(near)}")
+            near = difflib.get_close_matches(bare, names, n=3, cutoff=0.5)
+            known = f"the nearest are {', '.join(near)}" if near else f"it has {', '.join(names[:_NAMED])} …"
+            raise CryogradError(f"there is no column {bare[:80]}", particles.source, known)
         return self._texts.setdefault(bare, np.array(list(map(str, column)), dtype=object))
 
     def numbers(self, name: str) -> FloatArray:

@@ -69,7 +69,7 @@ class GoldStandard:
 
     @property
     def mask_too_tight(self) -> bool:
-        """Whether the mask makes up the shells that it adds to those resolved without it, or adds none."""
+        """Whether the mask makes up the shells that are resolved only in it, or costs resolved ones."""
         first, last = (_first_below(values) for values in (self.unmasked, self.corrected))
         if last <= first:
             return last < first
@@ -140,10 +140,10 @@ def gold_standard(
         free = 2.0 * np.pi * shells**2 * float(mask.mean()) / (order or 1)
         draws = 1 if order is None else int(np.clip(_STANDARD_ERROR**-2 / free[start], 1.0, _MOST_DRAWS))
         randomised = np.mean([_of_noise(halves, mask, start, seed, k) for k in range(draws)], axis=0)
-        corrected = _without_mask(masked, randomised)
+        # Below it nothing was random, and what the mask adds is not known.
+        corrected = np.where(shells >= start, _without_mask(masked, randomised), masked)
         if order is not None:
-            corrected = _averaged(corrected, free)
-        corrected = np.where(shells >= start, corrected, masked)
+            corrected = np.where(shells >= start, _averaged(corrected, free), masked)
     return GoldStandard(len(mask), pixel_size, unmasked, masked, randomised, corrected, start, finest)
 
 
