@@ -76,7 +76,10 @@ def test_suffixes_that_force_a_format_are_dropped(name: str, stack: str) -> None
 def test_image_numbers_that_are_none_are_named(name: str) -> None:
     with pytest.raises(CryogradError) as error:
         split(["1@a.mrcs", name])
-    assert error.value.what == f"rlnImageName {name} has no valid image number"
+    # Of a name that nobody would read the beginning is said.
+    assert error.value.what.startswith(f"rlnImageName {name[:300]}")
+    assert error.value.what.endswith("@a.mrcs has no valid image number")
+    assert len(error.value.what) <= 500
     assert error.value.where == f"row 2 of {SOURCE}"
     assert error.value.remedy == "write it as N@stack.mrcs with N from 1"
 

@@ -7,6 +7,7 @@ text in the file, all others of numbers.
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,10 @@ def holds(condition: str, columns: Columns) -> BoolArray:
         is no number where one is needed.
     """
     try:
-        tree = ast.parse(condition.strip(), mode="eval")
+        # Of a backslash in a text Python would warn as if it were a program's.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(condition.strip(), mode="eval")
         with np.errstate(all="ignore"):
             return _truth(tree.body, columns)
     except SyntaxError as error:
