@@ -1,4 +1,4 @@
-"""What two half-sets share: nothing but a curve for each class, the correlation of their maps."""
+"""All that half-sets share once they have started: for each class a curve, the correlation of their maps."""
 
 from collections.abc import Sequence
 
