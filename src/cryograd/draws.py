@@ -51,6 +51,8 @@ class Stream(Enum):
     SELECTION = (17, 0)
     # The Fourier coefficients by which images are told to have the same noise: the box.
     FINGERPRINT = (18, 1)
+    # The images by which a file is judged before a run.
+    SAMPLE = (19, 0)
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

@@ -5,27 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from points import PIXEL_SIZE, of_points
 
-from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.errors import CryogradError
 from cryograd.inspection.finding import REASONS
 from cryograd.inspection.given import Objection, objections, of_ctf, refuse
 from cryograd.inspection.images import contrast
 from cryograd.inspection.sample import Sample, brightness, sampled
-from cryograd.simulation.simulate import Simulation, simulate
 
-N, BOX, PIXEL_SIZE = 300, 64, 2.5
+N = 300
 
 
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
-    rng = np.random.default_rng(3)
-    density = np.zeros((BOX,) * 3, dtype=np.float32)
-    density[tuple(rng.integers(BOX // 2 - 10, BOX // 2 + 10, (3, 300)))] = 1.0
-    optics = Optics("group", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, BOX)
-    simulation = Simulation(N, (optics,), snr=0.5, defocus=(8000.0, 16000.0))
-    return simulate(density, PIXEL_SIZE, simulation, tmp_path_factory.mktemp("given"))
+    return of_points(tmp_path_factory.mktemp("given"), N, snr=0.5)
 
 
 @pytest.fixture(scope="module")

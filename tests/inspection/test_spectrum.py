@@ -3,26 +3,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from points import BOX, PIXEL_SIZE, of_points
 
-from cryograd.data.optics import Optics, electron_wavelength
 from cryograd.data.particles import Particles
 from cryograd.inspection.given import of_ctf
 from cryograd.inspection.sample import sampled
 from cryograd.inspection.spectrum import thon_rings
 from cryograd.simulation.simulate import Simulation, simulate
 
-N, BOX, PIXEL_SIZE = 400, 64, 2.5
+N = 400
 
 
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory: pytest.TempPathFactory) -> Particles:
-    """Particles made of random points, whose spectrum has no rings of its own."""
-    rng = np.random.default_rng(3)
-    density = np.zeros((BOX,) * 3, dtype=np.float32)
-    density[tuple(rng.integers(BOX // 2 - 10, BOX // 2 + 10, (3, 300)))] = 1.0
-    optics = Optics("group", electron_wavelength(300.0), 2.7e7, 0.1, PIXEL_SIZE, BOX)
-    simulation = Simulation(N, (optics,), snr=1.0, defocus=(8000.0, 16000.0))
-    return simulate(density, PIXEL_SIZE, simulation, tmp_path_factory.mktemp("rings"))
+    return of_points(tmp_path_factory.mktemp("rings"), N, snr=1.0)
 
 
 def scaled(particles: Particles, factor: float) -> Particles:

@@ -6,6 +6,7 @@ import numpy as np
 
 from cryograd.data.hot_pixels import without_hot_pixels
 from cryograd.data.particles import Particles
+from cryograd.draws import Stream, generator
 from cryograd.rotations import FloatArray
 
 _IMAGES = 2000
@@ -58,7 +59,7 @@ def sampled(particles: Particles, good: np.ndarray | None = None, seed: int = 0)
         Of the choice.
     """
     from_these = np.arange(len(particles)) if good is None else np.flatnonzero(good)
-    chosen = np.sort(np.random.default_rng(seed).permutation(from_these)[:_IMAGES])
+    chosen = np.sort(generator(seed, Stream.SAMPLE).permutation(from_these)[:_IMAGES])
     boxes = np.array([optics.box_size for optics in particles.optics])[particles.optics_index[chosen]]
     longest = max(optics.box_size for optics in particles.optics) // 2
     members, power, bright = [np.zeros(0, int)], [np.zeros((0, longest))], [np.zeros((0, 4))]
